@@ -1,0 +1,1 @@
+"""latefuse: fine-tune each modality on its own, fuse late, prove what each modality is worth."""

@@ -1,0 +1,380 @@
+"""One recipe, one profile, a few overrides: one checked, frozen configuration.
+
+Nothing heavy is imported here: `latefuse --help` and pipeline compilation both load this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Modality = Literal["image", "video", "text"]
+MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
+Kind = Literal["instruct", "embed", "judge", "rank", "personalise"]
+Role = Literal["language", "bridge", "tower"]
+MergeMethod = Literal["concat", "ties", "dare", "svd"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(ValueError):
+    """A recipe, profile or override that can't be used; the message names the file, the key and what to do."""
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration in which an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def digest(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the canonical JSON of this section."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+S = TypeVar("S", bound=Section)
+
+
+class MediaLimits(Section):
+    """What a medium may cost before it is refused; read from its header, before decoding."""
+
+    max_bytes: int = 64_000_000
+    max_pixels: int = 50_000_000
+    max_frames: int = 100_000
+    max_seconds: float = 3_600
+
+
+class Splits(Section):
+    """Which split scheme the tables need and how large the held-out parts are."""
+
+    scheme: Literal["item", "pair", "time", "loo"] = "item"
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: int = 0
+
+
+class Leaks(Section):
+    """When two texts count as one, and which words of a template do not count."""
+
+    jaccard: Share = 0.8
+    shingle: int = 5
+    ignore_words: tuple[str, ...] = ()
+
+
+class Data(Section):
+    """Where the raw data lie and how `prepare` turns them into a dataset."""
+
+    source: str
+    path: str | None = None
+    options: dict[str, Any] = {}
+    splits: Splits = Splits()
+    limits: MediaLimits = MediaLimits()
+    leaks: Leaks = Leaks()
+    quarantine_budget: Share = 0.02
+    licence: str = "unknown"
+
+
+class BackboneConfig(Section):
+    """A backbone by name: `demo`, a local folder, or a hub name with a revision."""
+
+    name: str = "demo"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    frames: int = Field(8, ge=1)
+    options: dict[str, Any] = {}
+
+
+class AdapterConfig(Section):
+    """What is trained. `on` names the roles whose linears carry LoRA; `bridge_full` trains the bridge whole."""
+
+    method: Literal["lora"] = "lora"
+    r: int = Field(16, ge=1)
+    alpha: float = 32
+    dropout: Share = 0.0
+    rslora: bool = False
+    dora: bool = False
+    on: tuple[Role, ...] = ("language", "bridge")
+    bridge_full: bool = False
+
+
+class Train(Section):
+    """One optimisation: how long, how fast, how often it is saved and logged."""
+
+    max_steps: int = Field(200, ge=1)
+    batch_size: int = Field(16, ge=1)
+    accumulation: int = Field(1, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    warmup: Share = 0.05
+    schedule: Literal["linear", "cosine", "constant", "constant_then_linear"] = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_tokens: int = Field(512, ge=8)
+    save_every: int = Field(100, ge=1)
+    log_every: int = Field(10, ge=1)
+    feature_cache: bool = True
+    gradient_checkpointing: bool = False
+
+
+class Task(Section):
+    """A kind over one table for one modality. `where` keeps the rows whose column has that value."""
+
+    kind: Kind = "instruct"
+    modality: Modality
+    table: Literal["conversations", "pairs", "judgements", "events", "reviews"] = "conversations"
+    where: dict[str, str] = {}
+    adapter: AdapterConfig = AdapterConfig()
+    train: Train = Train()
+
+
+class LateFusion(Section):
+    """Mixing next-token log-probabilities; the weights are learned on the validation split."""
+
+    enabled: bool = True
+    steps: int = 200
+    max_rows: int = 200
+
+
+class Fusion(Section):
+    """How separate adapters become one model. `grid` holds the candidate weights per adapter."""
+
+    methods: tuple[MergeMethod, ...] = ("concat", "ties", "dare", "svd")
+    grid: tuple[float, ...] = (0.3, 0.6, 1.0)
+    search_rows: int = 32
+    density: Share = 0.5
+    rank: int | None = None
+    tolerance: float = 1e-4
+    late: LateFusion = LateFusion()
+
+
+class Evaluation(Section):
+    """What is measured, on how many rows, with how many bootstrap draws."""
+
+    max_rows: int | None = None
+    batch_size: int = 64
+    max_new_tokens: int = 96
+    bootstrap: int = 2_000
+    confidence: Share = 0.95
+    knockouts: tuple[Literal["absent", "constant", "noise", "shuffled"], ...] = ("absent", "constant", "shuffled")
+    min_interval_rows: int = 50
+    examples: int = 12
+
+
+class Recipe(Section):
+    """One YAML: data, backbone, tasks, fusion, evaluation. `adapter` and `train` are defaults for every task."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    description: str = ""
+    seeds: tuple[int, ...] = (0,)
+    data: Data
+    backbone: BackboneConfig = BackboneConfig()
+    adapter: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    tasks: dict[str, Task] = Field(min_length=1)
+    fusion: Fusion = Fusion()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_defaults(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("tasks"), Mapping):
+            return raw
+        tasks = {
+            name: {**task, **{part: {**raw.get(part, {}), **task.get(part, {})} for part in ("adapter", "train")}}
+            if isinstance(task, Mapping)
+            else task
+            for name, task in raw["tasks"].items()
+        }
+        return {**raw, "tasks": tasks}
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError("seeds must be a non-empty list of distinct integers")
+        return seeds
+
+
+class Resources(Section):
+    """What one step gets on a cluster; ignored where the pipeline runs on one machine."""
+
+    image: str | None = None
+    cpu: str | None = None
+    memory: str | None = None
+    gpu: int = 0
+    gpu_kind: str | None = None
+    retries: int = 0
+    timeout_s: int | None = None
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, str], ...] = ()
+    shm: str | None = None
+    volumes: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    config_maps: tuple[str, ...] = ()
+    service_account: str | None = None
+
+
+class Profile(Section):
+    """One YAML: where and how big a recipe runs. `recipe` overrides keys of any recipe (more steps, more seeds)."""
+
+    name: str
+    launcher: Literal["none", "torchrun", "deepspeed"] = "none"
+    processes: int = Field(1, ge=1)
+    threads: int | None = None
+    deepspeed: str | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    default: Resources = Resources()
+    steps: dict[str, Resources] = {}
+    recipe: dict[str, Any] = {}
+
+
+class Job(Section):
+    """One `finetune` node: an arm (one task alone, or the mix of all) under one seed."""
+
+    name: str
+    seed: int
+    tasks: dict[str, Task]
+    launcher: Literal["none", "torchrun", "deepspeed"] = "none"
+    processes: int = 1
+    threads: int | None = None
+    deepspeed: str | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @property
+    def mixed(self) -> bool:
+        """Whether one adapter learns all tasks together: the control arms."""
+        return self.name in MIXED
+
+
+class Config(Section):
+    """The resolved configuration of one run."""
+
+    recipe: Recipe
+    profile: Profile
+
+    def jobs(self) -> list[Job]:
+        """The finetune nodes: each task alone and, with two tasks or more, the two mixed controls, per seed.
+
+        `mixed` has the rank of one task (equal tokens), `mixed-wide` the sum of the ranks (equal parameters).
+        """
+        tasks = self.recipe.tasks
+        arms: dict[str, dict[str, Task]] = {name: {name: task} for name, task in tasks.items()}
+        if len(tasks) > 1:
+            arms["mixed"] = dict(tasks)
+            arms["mixed-wide"] = {name: _widened(task, len(tasks)) for name, task in tasks.items()}
+        shared = self.profile.model_dump(include={"launcher", "processes", "threads", "deepspeed", "precision"})
+        return [Job(name=arm, seed=seed, tasks=part, **shared) for seed in self.recipe.seeds for arm, part in arms.items()]
+
+
+MIXED = ("mixed", "mixed-wide")
+
+
+def _widened(task: Task, times: int) -> Task:
+    adapter = task.adapter
+    wide = adapter.model_copy(update={"r": adapter.r * times, "alpha": adapter.alpha * times})
+    return task.model_copy(update={"adapter": wide})
+
+
+def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] = ()) -> Config:
+    """Read a recipe and a profile, apply `key.path=value` overrides, return the checked configuration.
+
+    profile: a name under `configs/profiles` or a path. sets: overrides of the recipe; a bare `train.x` or
+    `adapter.x` reaches every task, `tasks.<name>.train.x` one. Raises ConfigError.
+    """
+    profile_path = _profile_path(profile)
+    checked_profile = _checked(Profile, _read(profile_path), profile_path)
+    raw = _deep_merge(_read(Path(recipe)), checked_profile.recipe)
+    for item in sets:
+        key, sep, value = item.partition("=")
+        if not sep or not key:
+            raise ConfigError(f"--set {item!r}: expected key.path=value, for instance train.max_steps=20")
+        _assign(raw, key.strip(), value)
+    return Config(recipe=_checked(Recipe, raw, Path(recipe)), profile=checked_profile)
+
+
+def _profile_path(profile: str | Path) -> Path:
+    path = Path(profile)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    folder = Path("configs/profiles")
+    path = folder / f"{profile}.yaml"
+    if not path.exists():
+        raise ConfigError(f"profile {str(profile)!r}: no {path}{_nearest(str(profile), [p.stem for p in folder.glob('*.yaml')])}")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        others = [str(p) for p in path.parent.glob("*.yaml")]
+        raise ConfigError(f"{path}: no such file{_nearest(str(path), others)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top, found {type(raw).__name__}")
+    return raw
+
+
+def _deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` wins; `train` and `adapter` at the top also win over what single tasks say."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        merged[key] = _deep_merge(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _assign(raw: dict[str, Any], key: str, text: str) -> None:
+    value = yaml.safe_load(text)
+    parts = key.split(".")
+    if parts[0] in ("train", "adapter"):
+        for task in raw.get("tasks", {}).values():
+            _put(task, parts, value)
+    _put(raw, parts, value)
+
+
+def _put(raw: dict[str, Any], parts: list[str], value: Any) -> None:
+    for part in parts[:-1]:
+        raw = raw.setdefault(part, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {'.'.join(parts)}: {part!r} is a value, not a section")
+    raw[parts[-1]] = value
+
+
+def _checked(schema: type[S], raw: Mapping[str, Any], path: Path) -> S:
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {_explain(schema, item)}" for item in error.errors()]
+        raise ConfigError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None
+
+
+def _explain(schema: type[BaseModel], item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_nearest(str(item['loc'][-1]), _fields_at(schema, item['loc'][:-1]))}"
+    return f"{where}: {item['msg']} (got {item.get('input')!r:.80})"
+
+
+def _fields_at(schema: Any, loc: tuple[Any, ...]) -> list[str]:
+    """The valid keys of the section at `loc`; a mapping such as `tasks` is passed through by its value type."""
+    for part in loc:
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            field = schema.model_fields.get(str(part))
+            schema = field.annotation if field else None
+        elif getattr(schema, "__origin__", None) is dict:
+            schema = schema.__args__[1]
+    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}" if known else ""
