@@ -288,14 +288,14 @@ def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] 
     `adapter.x` reaches every task, `tasks.<name>.train.x` one. Raises ConfigError.
     """
     profile_path = _profile_path(profile)
-    checked_profile = _checked(Profile, _read(profile_path), profile_path)
+    checked_profile = checked(Profile, _read(profile_path), profile_path)
     raw = _deep_merge(_read(Path(recipe)), checked_profile.recipe)
     for item in sets:
         key, sep, value = item.partition("=")
         if not sep or not key:
             raise ConfigError(f"--set {item!r}: expected key.path=value, for instance train.max_steps=20")
         _assign(raw, key.strip(), value)
-    return Config(recipe=_checked(Recipe, raw, Path(recipe)), profile=checked_profile)
+    return Config(recipe=checked(Recipe, raw, Path(recipe)), profile=checked_profile)
 
 
 def _profile_path(profile: str | Path) -> Path:
@@ -305,7 +305,7 @@ def _profile_path(profile: str | Path) -> Path:
     folder = Path("configs/profiles")
     path = folder / f"{profile}.yaml"
     if not path.exists():
-        raise ConfigError(f"profile {str(profile)!r}: no {path}{_nearest(str(profile), [p.stem for p in folder.glob('*.yaml')])}")
+        raise ConfigError(f"profile {str(profile)!r}: no {path}{nearest(str(profile), [p.stem for p in folder.glob('*.yaml')])}")
     return path
 
 
@@ -314,7 +314,7 @@ def _read(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         others = [str(p) for p in path.parent.glob("*.yaml")]
-        raise ConfigError(f"{path}: no such file{_nearest(str(path), others)}") from None
+        raise ConfigError(f"{path}: no such file{nearest(str(path), others)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -348,7 +348,8 @@ def _put(raw: dict[str, Any], parts: list[str], value: Any) -> None:
     raw[parts[-1]] = value
 
 
-def _checked(schema: type[S], raw: Mapping[str, Any], path: Path) -> S:
+def checked(schema: type[S], raw: Mapping[str, Any], path: Path | str) -> S:
+    """`raw` as a section of the configuration; `path` is what an error calls it. Raises ConfigError."""
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
@@ -359,7 +360,7 @@ def _checked(schema: type[S], raw: Mapping[str, Any], path: Path) -> S:
 def _explain(schema: type[BaseModel], item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(str(item['loc'][-1]), _fields_at(schema, item['loc'][:-1]))}"
+        return f"{where}: unknown key{nearest(str(item['loc'][-1]), _fields_at(schema, item['loc'][:-1]))}"
     return f"{where}: {item['msg']} (got {item.get('input')!r:.80})"
 
 
@@ -374,7 +375,8 @@ def _fields_at(schema: Any, loc: tuple[Any, ...]) -> list[str]:
     return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known word, or all of them."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}" if known else ""

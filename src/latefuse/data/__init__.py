@@ -1,0 +1,1 @@
+"""Raw data in, one checked dataset folder out."""
