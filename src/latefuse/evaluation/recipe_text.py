@@ -73,7 +73,7 @@ _IRREGULAR = {
     "halves": "half",
     "knives": "knife",
     "calves": "calf",
-    "mice": "mouse",
+    "molasses": "molasses",
 }
 _NOT_PLURAL = ("ss", "us", "is", "as")
 
