@@ -1,0 +1,101 @@
+"""Pictures with one or several captions each, one line per caption (Flickr8k, Flickr30k and the like)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from latefuse.config import Section
+from latefuse.data.errors import DataError
+from latefuse.data.sources import Tables
+from latefuse.data.sources.files import Row, below, folder, limited, read, require
+from latefuse.data.sources.rows import broken, check_splits, item, question, split_name
+
+
+class Columns(Section):
+    """The columns of the file. `split` may be empty: then prepare draws the splits, picture by picture."""
+
+    image: str = "image"
+    caption: str = "caption"
+    split: str = ""
+
+
+class Options(Section):
+    """Where captions and pictures lie.
+
+    captions: how many captions of a picture become conversations; all stand in the truth as references.
+    limit: that many pictures (a uniform choice, the same in every run).
+    """
+
+    file: str = "captions.csv"
+    delimiter: str | None = None
+    images: str = "images"
+    columns: Columns = Columns()
+    captions: int | None = None
+    limit: int | None = None
+    splits: dict[str, str] = {}
+    question: str = "Describe this picture."
+    language: str = "en"
+
+
+class Captions:
+    """Items (one per picture) and conversations with topic "caption" (one per caption)."""
+
+    name = "captions"
+    Options = Options
+
+    def __init__(self, root: Path, options: Options) -> None:
+        self.root, self.options = folder(root), options
+        check_splits(options.splits)
+        columns = options.columns
+        needed = [column for column in (columns.image, columns.caption, columns.split) if column]
+        require(below(root, options.file), needed, options.delimiter)
+        if options.images:
+            below(root, options.images)
+
+    def tables(self) -> Tables:
+        """items and conversations."""
+        return {"items": partial(self._rows, "items"), "conversations": partial(self._rows, "conversations")}
+
+    def _rows(self, table: str) -> Iterator[Row]:
+        options = self.options
+        for row in limited(self._pictures, "image", options.limit)():
+            if "_error" in row:
+                yield row
+                continue
+            key, line, split = row["image"], row["_line"], row["split"]
+            path = f"{options.images}/{key}" if options.images else key
+            if table == "items":
+                yield item(key, "", line, split, images=[path], language=options.language)
+                continue
+            truth = {"captions": row["captions"]}
+            for number, caption in enumerate(row["captions"][: options.captions]):
+                yield question(
+                    f"caption:{key}#{number}", options.question, caption, [("image", path)],
+                    {"caption": caption, **truth}, line, split, topic="caption", item=key,
+                )  # fmt: skip
+
+    def _pictures(self) -> Iterator[Row]:
+        """One row per picture: image, captions, split. The lines of a picture stand together, so memory stays flat."""
+        columns, seen = self.options.columns, set()
+        path = below(self.root, self.options.file)
+        for key, lines in itertools.groupby(read(path, delimiter=self.options.delimiter), lambda r: r.get(columns.image, "")):
+            rows = list(lines)
+            if "_error" in rows[0]:
+                yield from rows
+                continue
+            line = rows[0]["_line"]
+            if hash(key) in seen:
+                raise DataError(f"{line}: {key!r} has captions further up too; sort {path.name} by {columns.image!r}")
+            seen.add(hash(key))
+            captions = [" ".join(row[columns.caption].split()) for row in rows]
+            word = rows[0][columns.split] if columns.split else ""
+            split = split_name(word, self.options.splits) if columns.split else None
+            if columns.split and split is None:
+                yield broken(line, "unknown-split", f"{word!r}; name it in data.options.splits")
+            elif not any(captions):
+                yield broken(line, "no-caption", f"{key!r} has no caption")
+            else:
+                yield {"image": key, "captions": [c for c in captions if c], "split": split, "_line": line}

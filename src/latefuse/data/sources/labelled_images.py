@@ -1,0 +1,201 @@
+"""Pictures with one class each: a CSV, class folders, or the layouts of Food-101 and FoodX-251.
+
+Food-101 (Bossard et al. 2014): images/<class>/<id>.jpg, meta/train.txt, meta/test.txt.
+FoodX-251 (Kaur et al. 2019, iFood 2019): class_list.txt, train_labels.csv, val_labels.csv, train_set/, val_set/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from latefuse.config import Section, nearest
+from latefuse.data.errors import DataError
+from latefuse.data.sources import Tables
+from latefuse.data.sources.files import Row, below, folder, read, require, sample
+from latefuse.data.sources.rows import check_splits, item, question, split_name
+
+
+class Columns(Section):
+    """The columns of the CSV. `split` may be empty: then prepare draws the splits."""
+
+    image: str = "file"
+    label: str = "label"
+    split: str = "split"
+
+
+class Options(Section):
+    """How the pictures lie and which of them are read.
+
+    layout `folders` is <split>/<class>/<file>, or <class>/<file> without official splits.
+    per_class keeps that many pictures of each class in each split (a uniform choice, the same in every run);
+    classes keeps only these labels. splits maps the source's own split words to train, valid, test.
+    """
+
+    layout: Literal["csv", "folders", "food101", "foodx251"] = "csv"
+    file: str = "images.csv"
+    columns: Columns = Columns()
+    classes: tuple[str, ...] = ()
+    per_class: int | None = None
+    splits: dict[str, str] = {}
+    topic: str = "class"
+    question: str = "What is in this picture?"
+    language: str = "en"
+
+
+class Picture(NamedTuple):
+    """One labelled picture as the layouts give it; `error` instead where its row is broken."""
+
+    path: str
+    label: str
+    split: str | None
+    line: str
+    error: str = ""
+
+
+class LabelledImages:
+    """Items (one per picture) and conversations that ask for the class, a closed list of names."""
+
+    name = "labelled_images"
+    Options = Options
+
+    def __init__(self, root: Path, options: Options) -> None:
+        self.root, self.options = folder(root), options
+        check_splits(options.splits)
+        self._pictures = {
+            "csv": self._from_csv,
+            "folders": self._from_folders,
+            "food101": self._from_food101,
+            "foodx251": self._from_foodx251,
+        }[options.layout]
+        self._labels = self._known_labels()
+        unknown = [f"{name!r}{nearest(name, self._labels)}" for name in options.classes if name not in self._labels]
+        if unknown:
+            raise DataError(f"data.options.classes: {self.root} has no class {', '.join(unknown)}")
+        spoken = {spell(label) for label in self._labels}
+        if len(spoken) != len(self._labels):
+            raise DataError(f"{self.root}: two class labels read alike once '_' and '-' are spaces; rename one")
+
+    def tables(self) -> Tables:
+        """items and conversations."""
+        return {"items": partial(self._rows, "items"), "conversations": partial(self._rows, "conversations")}
+
+    def _rows(self, table: str) -> Iterator[Row]:
+        for picture in self._kept():
+            if picture.error:
+                yield {"_line": picture.line, "_error": picture.error}
+                continue
+            name = spell(picture.label)
+            if table == "items":
+                attributes = {self.options.topic: name}
+                yield item(
+                    picture.path, name, picture.line, picture.split,
+                    attributes=attributes, images=[picture.path], language=self.options.language,
+                )  # fmt: skip
+                continue
+            yield question(
+                f"{self.options.topic}:{picture.path}", self.options.question, name, [("image", picture.path)],
+                {"name": name, "names": self.options.topic}, picture.line, picture.split,
+                topic=self.options.topic, item=picture.path,
+            )  # fmt: skip
+
+    def _kept(self) -> Iterator[Picture]:
+        classes, limit = self.options.classes, self.options.per_class
+        wanted = (p for p in self._pictures() if p.error or not classes or p.label in classes)
+        if limit is None:
+            return wanted
+        again = (p for p in self._pictures() if not p.error and (not classes or p.label in classes))
+        chosen = sample(((f"{p.split}/{p.label}", p.path) for p in again), limit)
+        return (p for p in wanted if p.error or p.path in chosen)
+
+    def _known_labels(self) -> list[str]:
+        """All labels of the source; raises DataError where it has none or a file is missing."""
+        if self.options.layout == "food101":
+            below(self.root, "images")
+            for split in ("train", "test"):
+                below(self.root, f"meta/{split}.txt")
+        elif self.options.layout == "foodx251":
+            return list(self._foodx_names().values())
+        elif self.options.layout == "csv":
+            columns = self.options.columns
+            require(below(self.root, self.options.file), [c for c in (columns.image, columns.label, columns.split) if c])
+        found = sorted({p.label for p in self._pictures() if not p.error})
+        if not found:
+            raise DataError(f"{self.root}: no labelled pictures in the layout {self.options.layout!r}")
+        return found
+
+    def _from_csv(self) -> Iterator[Picture]:
+        columns = self.options.columns
+        for row in read(below(self.root, self.options.file)):
+            line = row["_line"]
+            if "_error" in row:
+                yield Picture("", "", None, line, row["_error"])
+                continue
+            split, label = None, row[columns.label].strip()
+            if columns.split:
+                split = split_name(row[columns.split], self.options.splits)
+                if split is None:
+                    yield Picture("", "", None, line, f"unknown-split: {row[columns.split]!r}; name it in data.options.splits")
+                    continue
+            if not label:
+                yield Picture("", "", None, line, f"no-label: column {columns.label!r} is empty")
+                continue
+            yield Picture(row[columns.image], label, split, line)
+
+    def _from_folders(self) -> Iterator[Picture]:
+        tops = _folders(self.root)
+        official = bool(tops) and all(split_name(top, self.options.splits) for top in tops)
+        for top in tops:
+            for label in _folders(self.root / top) if official else [top]:
+                parent = f"{top}/{label}" if official else label
+                split = split_name(top, self.options.splits) if official else None
+                for path in sorted(p for p in (self.root / parent).iterdir() if not p.name.startswith(".")):
+                    yield Picture(f"{parent}/{path.name}", label, split, f"{parent}/{path.name}")
+
+    def _from_food101(self) -> Iterator[Picture]:
+        for split in ("train", "test"):
+            path = below(self.root, f"meta/{split}.txt")
+            with path.open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, start=1):
+                    key = line.strip()
+                    where = f"{path.name}:{number}"
+                    if key.count("/") == 1:
+                        yield Picture(f"images/{key}.jpg", key.split("/")[0], split_name(split, self.options.splits), where)
+                    elif key:
+                        yield Picture("", "", None, where, f"torn-row: {key!r}; expected <class>/<id>")
+
+    def _foodx_names(self) -> dict[str, str]:
+        """Class number -> name, from lines such as '0 macaron'."""
+        path = below(self.root, "class_list.txt")
+        pairs = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        torn = next((number for number, pair in enumerate(pairs, start=1) if len(pair) != 2), None)
+        if torn is not None:
+            raise DataError(f"{path}:{torn}: expected '<number> <class name>'")
+        for split in ("train", "val"):
+            require(below(self.root, f"{split}_labels.csv"), ("img_name", "label"))
+        return {number: name.strip() for number, name in pairs}
+
+    def _from_foodx251(self) -> Iterator[Picture]:
+        names = self._foodx_names()
+        # The labels of its test set were never published: the validation set is the usual test.
+        words = {"val": "test", **self.options.splits}
+        for word in ("train", "val"):
+            for row in read(below(self.root, f"{word}_labels.csv")):
+                number = row.get("label", "").strip()
+                if "_error" in row or number not in names:
+                    reason = row.get("_error") or f"unknown-label: {number!r} is not in class_list.txt"
+                    yield Picture("", "", None, row["_line"], reason)
+                    continue
+                path = f"{word}_set/{row['img_name'].strip()}"
+                yield Picture(path, names[number], split_name(word, words), row["_line"])
+
+
+def spell(label: str) -> str:
+    """A label as words: 'apple_pie' -> 'apple pie'."""
+    return " ".join(label.replace("_", " ").replace("-", " ").split())
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
