@@ -1,0 +1,1 @@
+"""Backbones behind one interface, and the adapters that are trained on them."""

@@ -1,0 +1,254 @@
+"""A backbone: a frozen model from a sealed folder, behind the one interface that every task uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from latefuse.models.families import FAMILIES, Family
+from latefuse.models.folder import BackboneError, digest, read_seal, verify
+
+__all__ = ["Backbone", "BackboneError", "MediaBatch", "digest", "load"]
+
+HARMLESS_EXTRA = re.compile(r"(^|\.)(position_ids|inv_freq)$")
+
+
+@dataclass
+class MediaBatch:
+    """The media of a batch, in the order of their placeholders.
+
+    image, video: `pixels` as `Backbone.pixels` makes them, or `features` as `Backbone.encode_media` does
+    (n_media, tokens, dim). extra: further inputs of a family's own forward.
+    """
+
+    image: Tensor | None = None
+    video: Tensor | None = None
+    kind: Literal["pixels", "features"] = "pixels"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """The modalities that are there."""
+        for modality, value in (("image", self.image), ("video", self.video)):
+            if value is not None and len(value):
+                yield modality, value
+
+    def to(self, device: torch.device | str) -> MediaBatch:
+        """The same batch on another device."""
+        moved = {modality: value.to(device) for modality, value in self.items()}
+        return MediaBatch(moved.get("image"), moved.get("video"), self.kind, self.extra)
+
+
+class Backbone:
+    """A frozen vision-language model (or language model) from a sealed folder.
+
+    model: the Hugging Face model, LoRA layers inside it once adapters are attached (`peft` then wraps it).
+    digest: what adapters are bound to. frames: frames of a clip. frame_marks: token ids that stand before each frame.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, processor: Any, family: Family, path: Path, seal: Mapping[str, Any],
+        frames: int,
+    ) -> None:
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.processor = processor
+        self.family = family
+        self.path = path
+        self.name: str = seal["name"]
+        self.revision: str | None = seal.get("revision")
+        self.digest: str = seal["digest"]
+        self.frames = frames
+        self.frame_marks = [tokenizer.encode(m, add_special_tokens=False) for m in seal.get("frame_marks") or []]
+        if self.frame_marks and len(self.frame_marks) < frames:
+            raise BackboneError(f"{path}: marks for {len(self.frame_marks)} frames only, but frames={frames}")
+        self.peft: Any = None
+        self._parts = self._find_parts()
+
+    @property
+    def inner(self) -> Any:
+        """The model without its head."""
+        return self.model.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.family.modalities
+
+    def parts(self) -> dict[str, list[str]]:
+        """"tower.image", "tower.video", "bridge", "language" -> full names of the linears that the output depends on."""
+        return {part: list(names) for part, names in self._parts.items()}
+
+    def _find_parts(self) -> dict[str, list[str]]:
+        linears = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
+        family, used = self.family, self.family.used_layers(self.model.config)
+
+        def under(prefixes: tuple[str, ...]) -> list[str]:
+            return [name for name in linears if name.startswith(tuple(p + "." for p in prefixes))]
+
+        def in_use(name: str) -> bool:
+            layer = re.search(r"\.(?:layers|blocks)\.(\d+)\.", name)
+            return layer is not None and (used is None or int(layer.group(1)) < used)
+
+        bridge = under(family.bridge)
+        parts = {
+            f"tower.{modality}": [name for name in under((prefix,)) if in_use(name) and name not in bridge]
+            for modality, prefix in family.tower.items()
+        }
+        return {**parts, "bridge": bridge, "language": [n for n in under(family.language) if ".layers." in n]}
+
+    def token_id(self, modality: str) -> int:
+        """The id of the placeholder token of a modality."""
+        self._must_read(modality)
+        return int(getattr(self.model.config, self.family.token[modality]))
+
+    def placeholder_ids(self, modality: str) -> list[int]:
+        """The token ids that one medium takes in `input_ids`."""
+        self._must_read(modality)
+        assert self.family.expand is not None
+        return self.family.expand(self, modality)
+
+    def _must_read(self, modality: str) -> None:
+        if modality not in self.family.tower:
+            raise BackboneError(
+                f"backbone {self.name!r} ({self.family.model_class}) reads {', '.join(self.modalities)}, not {modality!r}"
+            )
+
+    @property
+    def transform_id(self) -> str:
+        """Names the pixel transform and the number of frames: part of the key under which features are stored."""
+        options = {k: v for k, v in self.processor.to_dict().items() if not k.startswith("_")} if self.processor else {}
+        text = json.dumps([self.family.model_class, self.frames, options], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def pixels(self, images: list[Image.Image], modality: str) -> Tensor:
+        """The deterministic transform. images: n pictures, or the frames of n clips one after the other.
+
+        Returns (n, C, H, W) for pictures, (n, frames, C, H, W) for clips; (n, patches, dim) for Qwen-VL.
+        """
+        self._must_read(modality)
+        if not images or (modality == "video" and len(images) % self.frames):
+            raise ValueError(f"{modality}: got {len(images)} images, expected a multiple of {self.frames} frames, not 0")
+        assert self.family.pixels is not None
+        values = self.family.pixels(self, images, modality)
+        if modality == "video" and len(values) == len(images) and values.dim() == 4:
+            values = values.reshape(-1, self.frames, *values.shape[1:])
+        return values
+
+    @torch.no_grad()
+    def encode_media(self, pixels: Tensor, modality: str) -> Tensor:
+        """What the frozen tower makes of the pixels, before the bridge: (n_media, tokens, dim), no gradient."""
+        return self._encode(pixels, modality)
+
+    def _encode(self, pixels: Tensor, modality: str) -> Tensor:
+        self._must_read(modality)
+        if not self.family.cacheable or self.family.encode is None:
+            raise BackboneError(f"backbone {self.name!r} ({self.family.model_class}) has no features to store: feed pixels")
+        return self.family.encode(self.inner, pixels.to(self.device, self.model.dtype), modality)
+
+    def embed_media(self, media: MediaBatch | None) -> Iterator[tuple[str, Tensor]]:
+        """Each modality of the batch as embeddings of the language model, (n_media, tokens, d); the bridge has its gradient."""
+        for modality, value in media.items() if media else ():
+            if media is not None and media.kind == "pixels":
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_trains(modality)):
+                    value = self._encode(value, modality)
+            assert self.family.bridge_forward is not None
+            yield modality, self.family.bridge_forward(self.inner, value.to(self.device, self.model.dtype), modality)
+
+    def tower_trains(self, modality: str) -> bool:
+        """Whether anything in this modality's tower is trained: its features can't be stored then."""
+        tower = self.model.get_submodule(self.family.tower[modality])
+        return any(p.requires_grad for p in tower.parameters())
+
+    def hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None = None, *,
+        position_ids: Tensor | None = None, past_key_values: Any = None,
+    ) -> Tensor:
+        """Last hidden states (B, L, d). input_ids, attention_mask: (B, L), padded on either side.
+
+        With `past_key_values` (a transformers Cache, filled in place) attention_mask also covers the cached tokens.
+        """
+        inputs = self._feed(input_ids, attention_mask, media)
+        if position_ids is None and "inputs_embeds" in inputs:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        output = self.inner(
+            **inputs, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, use_cache=past_key_values is not None,
+        )
+        return output.last_hidden_state
+
+    def _feed(self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None) -> dict[str, Any]:
+        assert self.family.feed is not None
+        return self.family.feed(self, input_ids, attention_mask, media)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The language-model head on any (..., d): (..., vocabulary)."""
+        return self.model.get_output_embeddings()(hidden)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None = None, **options: Any) -> Tensor:
+        """New token ids only, (B, <= max_new_tokens). Greedy unless told otherwise; prompts are padded on the left."""
+        if not bool(attention_mask[:, -1].all()):
+            raise ValueError("generate: pad prompts on the left; here a row ends with padding")
+        inputs = self._feed(input_ids, attention_mask, media)
+        options = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **options}
+        out = self.model.generate(**inputs, attention_mask=attention_mask, **options)
+        return out[:, input_ids.shape[1] :] if "input_ids" in inputs else out
+
+
+def load(path: str | Path, dtype: str = "float32", frames: int | None = None) -> Backbone:
+    """A frozen backbone from a sealed folder, in evaluation mode.
+
+    frames: frames a clip, as sealed unless given. Raises BackboneError when a file is not what was sealed, when a
+    tensor is missing or left over, or when the family is unknown.
+    """
+    folder = Path(path)
+    seal = read_seal(folder)
+    verify(folder, seal)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise BackboneError(f"{folder}: no family {config.model_type!r}; known: {', '.join(FAMILIES)} (models/families.py)")
+    model_class = getattr(transformers, family.model_class)
+    model, info = model_class.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, trust_remote_code=False,
+        output_loading_info=True,
+    )
+    _must_be_complete(folder, info)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    processor = _processor(folder, family, config, seal.get("side"))
+    model.eval().requires_grad_(False)
+    return Backbone(model, tokenizer, processor, family, folder, seal, frames or int(seal["frames"]))
+
+
+def _processor(folder: Path, family: Family, config: Any, side: int | None) -> Any:
+    if not family.image_processor:
+        return None
+    processor_class = getattr(transformers, family.image_processor)
+    if (folder / "preprocessor_config.json").exists() or (folder / "processor_config.json").exists():
+        return processor_class.from_pretrained(folder, local_files_only=True)
+    return processor_class(**family.processor_options(config, side))
+
+
+def _must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    extra = [key for key in info["unexpected_keys"] if not HARMLESS_EXTRA.search(key)]
+    wrong = {
+        "missing": sorted(info["missing_keys"]), "left over": sorted(extra),
+        "of another shape": sorted(str(key) for key in info["mismatched_keys"]), "errors": sorted(info.get("error_msgs") or ()),
+    }
+    found = [f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in wrong.items() if names]
+    if found:
+        raise BackboneError(f"{folder}: not every tensor landed ({'; '.join(found)})")
