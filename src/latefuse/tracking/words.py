@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 MAX_VALUE = 6_000
-TEXT_SUFFIXES = frozenset({".csv", ".html", ".json", ".jsonl", ".log", ".md", ".svg", ".txt", ".yaml", ".yml"})
+TEXT_SUFFIXES = frozenset(
+    {".csv", ".html", ".json", ".jsonl", ".log", ".md", ".svg", ".txt", ".yaml", ".yml"}
+)
 MAX_SCRUBBED_BYTES = 64_000_000
 
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE|COOKIE|CANARY", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE|COOKIE|CANARY",
+    re.IGNORECASE,
+)
 _SECRET_SHAPE = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16})\b"
     r"|(?<=://)[^/\s:@\"']+:[^/\s@\"']+(?=@)"
@@ -31,7 +36,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
         elif value is not None:
-            yield name, shorten(scrub(value if isinstance(value, str) else json.dumps(value, default=str)))
+            yield (
+                name,
+                shorten(
+                    scrub(
+                        value
+                        if isinstance(value, str)
+                        else json.dumps(value, default=str)
+                    )
+                ),
+            )
 
 
 def shorten(text: str) -> str:
@@ -47,8 +61,15 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float | str]:
     for key, value in values.items():
         if value is not None:
             number = float(value)
-            out[_BAD_KEY.sub("_", key)] = number if math.isfinite(number) else str(number)
+            out[_BAD_KEY.sub("_", key)] = (
+                number if math.isfinite(number) else str(number)
+            )
     return out
+
+
+def slug(name: str) -> str:
+    """`name` as a file name."""
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def scrub(text: str) -> str:
@@ -57,11 +78,19 @@ def scrub(text: str) -> str:
         text = text.replace(value, "***")
     text = _SECRET_SHAPE.sub("***", text)
     home = str(Path.home())
-    return re.sub(rf"{re.escape(home)}(?=[/\\\"'\s,;:)\]}}<]|$)", "~", text) if len(home) > 1 else text
+    return (
+        re.sub(rf"{re.escape(home)}(?=[/\\\"'\s,;:)\]}}<]|$)", "~", text)
+        if len(home) > 1
+        else text
+    )
 
 
 def _secrets() -> list[str]:
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 6}
+    found = {
+        value
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= 6
+    }
     return sorted(found, key=len, reverse=True)
 
 
@@ -77,7 +106,10 @@ def files(path: Path) -> Iterator[tuple[Path, str]]:
 
 def scrubbed_copy(path: Path, folder: Path) -> Path:
     """`path`, or a cleaned copy of it in `folder` where a text file holds a secret or the user's home."""
-    if path.suffix.lower() not in TEXT_SUFFIXES or path.stat().st_size > MAX_SCRUBBED_BYTES:
+    if (
+        path.suffix.lower() not in TEXT_SUFFIXES
+        or path.stat().st_size > MAX_SCRUBBED_BYTES
+    ):
         return path
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,0 +1,233 @@
+"""Which run a process writes to, and how that run ends: adopt or create, FINISHED, FAILED or KILLED."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from latefuse import places
+from latefuse.tracking import Null, Tracker, words
+from latefuse.tracking.door import Away, Door, Record, Refused
+from latefuse.tracking.outbox import Outbox, replay_file
+
+PARENT, PIPELINE, EXPERIMENT, RUNNER = (
+    "LATEFUSE_PARENT_RUN",
+    "LATEFUSE_PIPELINE_RUN",
+    "LATEFUSE_EXPERIMENT",
+    "LATEFUSE_RUNNER",
+)
+SPOOL_SUFFIX = ".tracking.jsonl"
+SWEEP_S = 1.0
+
+
+class Terminated(SystemExit):
+    """SIGTERM has come; unwinds the step so that its run is closed as KILLED."""
+
+
+def door() -> Door:
+    """The server of this process: `MLFLOW_TRACKING_URI`, else a database in latefuse's folder."""
+    uri = places.tracking_uri()
+    if uri.startswith("sqlite:"):
+        places.home().mkdir(parents=True, exist_ok=True)
+        return Door(uri, places.home() / "mlartifacts")
+    return Door(uri)
+
+
+@contextmanager
+def step_run(step: str, config_digest: str, out: Path, node: str) -> Iterator[Tracker]:
+    """See `latefuse.tracking.step_run`."""
+    if int(os.environ.get("RANK") or 0) > 0:
+        yield Null()
+        return
+    pipeline = os.environ.get(PIPELINE) or ""
+    alone = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:12]
+    adopted = os.environ.pop("MLFLOW_RUN_ID", None)
+    experiment = _experiment("latefuse")
+    header: Record = {
+        "run_id": adopted,
+        "shared": False,
+        "identity": f"{pipeline or alone}/{node}/{config_digest}",
+        "experiment": experiment,
+        "name": node,
+        "parent": os.environ.get(PARENT),
+        "parent_header": _pipeline_header(pipeline, experiment) if pipeline else None,
+        "tags": {
+            "latefuse.step": step,
+            "latefuse.node": node,
+            "latefuse.config": config_digest,
+        },
+    }
+    spool = out.absolute().parent / f"{out.name}{SPOOL_SUFFIX}"
+    if spool.exists():
+        replay_file(door(), spool)
+    if runner := os.environ.get(RUNNER):
+        threading.Thread(
+            target=_watch, args=(runner,), name="runner-watch", daemon=True
+        ).start()
+    outbox = Outbox(door(), header, spool)
+    with _closing(outbox, adopted=bool(adopted)):
+        yield outbox
+
+
+@contextmanager
+def pipeline_run(name: str, config_digest: str, workdir: Path) -> Iterator[Tracker]:
+    """See `latefuse.tracking.pipeline_run`."""
+    key = uuid.uuid4().hex[:12]
+    adopted = os.environ.pop("MLFLOW_RUN_ID", None)
+    experiment = _experiment(name)
+    header = _pipeline_header(key, experiment) | {"run_id": adopted, "name": name}
+    header["tags"] = {**header["tags"], "latefuse.config": config_digest}
+    parent_door = door()
+    outbox = Outbox(
+        parent_door, header, workdir / f"{key}{SPOOL_SUFFIX}", patience_s=30.0
+    )
+    state = {
+        EXPERIMENT: experiment,
+        PIPELINE: key,
+        PARENT: outbox.run_id,
+        RUNNER: _alive_mark(os.getpid()),
+    }
+    before = {name: os.environ.get(name) for name in state}
+    _set_environment(state)
+    status = "FAILED"
+    try:
+        with _closing(outbox, adopted=False):
+            try:
+                yield outbox
+                status = "FINISHED"
+            except (KeyboardInterrupt, Terminated):
+                status = "KILLED"
+                raise
+            finally:
+                if outbox.run_id and status != "FINISHED":
+                    with suppress(Away, Refused):
+                        parent_door.close_children(outbox.run_id, status)
+    finally:
+        _set_environment(before)
+
+
+def replay(folder: Path) -> dict[str, int]:
+    """See `latefuse.tracking.replay`. Spools of processes that still run are left to them."""
+    return {
+        str(path): replay_file(door(), path)
+        for path in sorted(folder.rglob(f"*{SPOOL_SUFFIX}"))
+    }
+
+
+def _experiment(default: str) -> str:
+    return (
+        os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        or os.environ.get(EXPERIMENT)
+        or default
+    )
+
+
+def _pipeline_header(pipeline: str, experiment: str) -> Record:
+    return {
+        "t": int(time.time() * 1000),
+        "spool": f"pipeline-{pipeline}",
+        "run_id": None,
+        "shared": True,
+        "identity": f"pipeline/{pipeline}",
+        "experiment": experiment,
+        "name": experiment,
+        "tags": {"latefuse.step": "pipeline", "latefuse.pipeline": pipeline},
+    }
+
+
+@contextmanager
+def _closing(outbox: Outbox, adopted: bool) -> Iterator[None]:
+    """Ends the run by the way the body was left; an adopted run that went well is ended by its owner."""
+    start = time.monotonic()
+    before = _raise_on_sigterm()
+    status: str | None = "FAILED"
+    try:
+        yield
+        status = None if adopted else "FINISHED"
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        raise
+    except BaseException as error:
+        outbox.tags(
+            {"latefuse.error": words.scrub(f"{type(error).__name__}: {error}")[:500]}
+        )
+        raise
+    finally:
+        _restore(before, ignore=True)
+        outbox.metrics({"sys/wall_s": time.monotonic() - start, **peaks()})
+        outbox.close(status, patience_s=5.0 if status == "KILLED" else None)
+        _restore(before)
+
+
+def peaks() -> dict[str, float]:
+    """Peak memory of this process in GiB: `sys/peak_rss_gib`, and `sys/peak_gpu_gib` where a GPU was used."""
+    import resource
+
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    found = {
+        "sys/peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["sys/peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return found
+
+
+def _raise_on_sigterm() -> dict[int, Any]:
+    """The handlers as they were; empty where this thread can't set any or somebody else has set one."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    if before[signal.SIGTERM] == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+    return before
+
+
+def _restore(before: dict[int, Any], ignore: bool = False) -> None:
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_IGN if ignore else handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated(128 + number)
+
+
+def _set_environment(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _alive_mark(pid: int) -> str:
+    return f"{pid}:{psutil.Process(pid).create_time()}"
+
+
+def _watch(mark: str) -> None:
+    """End this process when the runner that started it has died without a chance to say so."""
+    pid = int(mark.partition(":")[0])
+    while True:
+        time.sleep(SWEEP_S)
+        try:
+            gone = _alive_mark(pid) != mark
+        except psutil.Error:
+            gone = True
+        if gone:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+            os.kill(os.getpid(), signal.SIGKILL)
