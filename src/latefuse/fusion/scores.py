@@ -73,7 +73,7 @@ def learn_weights(
     members, tokens, _ = log_probs.shape
     if tokens == 0:
         raise ValueError("no tokens to learn the weights of the mixture from")
-    log_probs = log_probs.detach()
+    log_probs = log_probs.detach().clamp(min=-1e4)  # a ruled-out token (-inf) would make the gradient NaN
     uniform = torch.full((members,), 1.0 / members, dtype=log_probs.dtype)
     raw = torch.log(torch.expm1(uniform)).requires_grad_(True)
     optimiser = torch.optim.Adam([raw], lr=lr)
