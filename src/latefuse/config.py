@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -52,19 +52,31 @@ class MediaLimits(Section):
 
 
 class Splits(Section):
-    """Which split scheme the tables need and how large the held-out parts are."""
+    """Which split scheme the tables need and how large the held-out parts are.
+
+    official: whether splits that the source gives are kept; one without a valid part gets it out of its training groups.
+    """
 
     scheme: Literal["item", "pair", "time", "loo"] = "item"
     valid: Share = 0.1
     test: Share = 0.1
     seed: int = 0
+    official: bool = True
+
+    @model_validator(mode="after")
+    def _some_train(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid {self.valid} and test {self.test} leave nothing to train on")
+        return self
 
 
 class Leaks(Section):
-    """When two texts count as one, and which words of a template do not count."""
+    """When two texts count as one, which words of a template do not count, and whether a leak fails `prepare`."""
 
-    jaccard: Share = 0.8
-    shingle: int = 5
+    on_leak: Literal["fail", "report"] = "fail"
+
+    jaccard: float = Field(0.8, gt=0, le=1)
+    shingle: int = Field(5, ge=1)
     ignore_words: tuple[str, ...] = ()
 
 
