@@ -1,7 +1,7 @@
 """Merging adapters by their weight changes, per layer: the whole of a merge is a function of tensors.
 
 Every function takes the adapters' changes and one weight each, and does not care in which order they come. A weight of
-zero leaves an adapter out, so weights (1, 0, 0) give adapter 1 (with DARE and TIES: at density 1).
+zero leaves an adapter out, so weights (1, 0, 0) give adapter 1 (DARE, TIES: at density 1; SVD: at the full rank).
 """
 
 from __future__ import annotations
