@@ -230,6 +230,7 @@ class Resources(Section):
     secrets: tuple[str, ...] = ()
     config_maps: tuple[str, ...] = ()
     service_account: str | None = None
+    env: dict[str, str] = {}
 
 
 class Profile(Section):
@@ -244,6 +245,11 @@ class Profile(Section):
     default: Resources = Resources()
     steps: dict[str, Resources] = {}
     recipe: dict[str, Any] = {}
+
+    def resources(self, step: str) -> Resources:
+        """What `step` gets: the defaults, and over them what the profile says about that step alone."""
+        own = self.steps.get(step)
+        return self.default.model_copy(update=own.model_dump(exclude_unset=True)) if own else self.default
 
 
 class Job(Section):

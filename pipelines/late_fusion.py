@@ -1,0 +1,75 @@
+"""The graph: prepare and backbone, one `finetune` node per arm and seed, `fuse` per seed, one `evaluate`.
+
+Unrolled from the recipe, so that the UI shows `finetune-image`, `finetune-video`, `finetune-text` by name. Parameters
+of a node are the slice of the recipe that it reads, the digest of its source and the fingerprints of what goes in:
+together they are the key of its cache. Who runs it and where is the profile's matter.
+"""
+
+from typing import Any
+
+from components.backbone.component import backbone
+from components.evaluate.component import evaluate
+from components.finetune.component import finetune
+from components.fuse.component import fuse
+from components.prepare.component import prepare
+from kfp import dsl
+
+from latefuse.cluster.graph import node, place
+from latefuse.cluster.node import EvaluateConfig, FuseConfig, node_name
+from latefuse.config import Config
+
+
+def build(config: Config) -> Any:
+    """The pipeline object of one recipe under one profile; compiled, submitted and run locally alike."""
+    recipe, jobs = config.recipe, config.jobs()
+
+    @dsl.pipeline(name=f"latefuse-{recipe.name}", description=recipe.description or None)
+    def late_fusion(
+        prepare_source: str,
+        backbone_source: str,
+        finetune_source: str,
+        fuse_source: str,
+        evaluate_source: str,
+        image: str = config.profile.default.image or "",
+    ) -> None:
+        data = node(prepare, "prepare", config=recipe.data.model_dump_json(exclude_defaults=True), source=prepare_source)
+        base = node(backbone, "backbone", config=recipe.backbone.model_dump_json(exclude_defaults=True), source=backbone_source)
+        given = {"dataset": data.outputs["out"], "backbone": base.outputs["out"]}
+        stamp = f"{data.outputs['Output']} {base.outputs['Output']}"
+        place(data, "prepare", config, image)
+        place(base, "backbone", config, image)
+
+        trained: dict[tuple[str, int], Any] = {}
+        for job in jobs:
+            name, text = node_name(job, recipe.seeds), job.model_dump_json(exclude_defaults=True)
+            task = node(finetune, name, name=name, config=text, source=finetune_source, inputs=stamp, **given)
+            trained[job.name, job.seed] = place(task, "finetune", config, image)
+
+        fused: list[Any] = []
+        for seed in recipe.seeds if len(recipe.tasks) > 1 else ():
+            adapters = [trained[task, seed] for task in recipe.tasks]
+            part = FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed).model_dump_json(exclude_defaults=True)
+            name = "fuse" if len(recipe.seeds) == 1 else f"fuse-s{seed}"
+            lists = {"adapters": [task.outputs["out"] for task in adapters], "inputs": _stamps(stamp, adapters)}
+            task = node(fuse, name, name=name, config=part, source=fuse_source, **lists, **given)
+            fused.append(place(task, "fuse", config, image))
+
+        arms = list(trained.values())
+        whole = EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.tasks, fusion=recipe.fusion)
+        task = node(
+            evaluate,
+            "evaluate",
+            config=whole.model_dump_json(exclude_defaults=True),
+            source=evaluate_source,
+            inputs=_stamps(stamp, arms + fused),
+            finetuned=[task.outputs["out"] for task in arms],
+            fused=[task.outputs["out"] for task in fused],
+            **given,
+        )
+        place(task, "evaluate", config, image)
+
+    return late_fusion
+
+
+def _stamps(first: str, tasks: list[Any]) -> str:
+    return " ".join([first, *(str(task.outputs["Output"]) for task in tasks)])
