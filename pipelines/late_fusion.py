@@ -7,13 +7,13 @@ together they are the key of its cache. Who runs it and where is the profile's m
 
 from typing import Any
 
+from kfp import dsl
+
 from components.backbone.component import backbone
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
 from components.fuse.component import fuse
 from components.prepare.component import prepare
-from kfp import dsl
-
 from latefuse.cluster.graph import node, place
 from latefuse.cluster.node import EvaluateConfig, FuseConfig, node_name
 from latefuse.config import Config
@@ -32,8 +32,12 @@ def build(config: Config) -> Any:
         evaluate_source: str,
         image: str = config.profile.default.image or "",
     ) -> None:
-        data = node(prepare, "prepare", config=recipe.data.model_dump_json(exclude_defaults=True), source=prepare_source)
-        base = node(backbone, "backbone", config=recipe.backbone.model_dump_json(exclude_defaults=True), source=backbone_source)
+        data = node(
+            prepare, "prepare", config=recipe.data.model_dump_json(exclude_defaults=True), source=prepare_source
+        )
+        base = node(
+            backbone, "backbone", config=recipe.backbone.model_dump_json(exclude_defaults=True), source=backbone_source
+        )
         given = {"dataset": data.outputs["out"], "backbone": base.outputs["out"]}
         stamp = f"{data.outputs['Output']} {base.outputs['Output']}"
         place(data, "prepare", config, image)
@@ -48,7 +52,9 @@ def build(config: Config) -> Any:
         fused: list[Any] = []
         for seed in recipe.seeds if len(recipe.tasks) > 1 else ():
             adapters = [trained[task, seed] for task in recipe.tasks]
-            part = FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed).model_dump_json(exclude_defaults=True)
+            part = FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed).model_dump_json(
+                exclude_defaults=True
+            )
             name = "fuse" if len(recipe.seeds) == 1 else f"fuse-s{seed}"
             lists = {"adapters": [task.outputs["out"] for task in adapters], "inputs": _stamps(stamp, adapters)}
             task = node(fuse, name, name=name, config=part, source=fuse_source, **lists, **given)

@@ -74,9 +74,7 @@ def finetune(config: str, dataset: str, backbone: str, out: str | Path, node: st
     return _run("finetune", node, job, Path(out), call)
 
 
-def fuse(
-    config: str, dataset: str, backbone: str, adapters: Sequence[str], out: str | Path, node: str = "fuse"
-) -> str:
+def fuse(config: str, dataset: str, backbone: str, adapters: Sequence[str], out: str | Path, node: str = "fuse") -> str:
     """Merge the adapters of one seed; config: a `FuseConfig` as JSON; adapters: output folders of `finetune`."""
     from latefuse.steps import fuse as step
 
@@ -84,9 +82,7 @@ def fuse(
     data, base, paths = Path(dataset), Path(backbone), [Path(path) for path in adapters]
 
     def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
-        return step.run(
-            part.fusion, part.tasks, data, base, paths, part.seed, folder, tracker, cache=places.cache()
-        )
+        return step.run(part.fusion, part.tasks, data, base, paths, part.seed, folder, tracker, cache=places.cache())
 
     return _run("fuse", node, part, Path(out), call)
 
@@ -130,7 +126,7 @@ def publish(out: str | Path, report: Any, metrics: Any) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """What the folder holds, in 16 hex digits: what its manifest says, else a digest over its weights and JSON files."""
+    """What the folder holds: what its manifest says of it, else 16 hex digits over its weights and JSON files."""
     for file, key in (("manifest.json", "fingerprint"), ("backbone.json", "digest")):
         if (folder / file).exists():
             return str(json.loads((folder / file).read_text(encoding="utf-8"))[key])[:64]

@@ -60,9 +60,7 @@ class Null:
 
 
 @contextmanager
-def step_run(
-    step: str, config_digest: str, out: Path, node: str | None = None
-) -> Iterator[Tracker]:
+def step_run(step: str, config_digest: str, out: Path, node: str | None = None) -> Iterator[Tracker]:
     """One MLflow run for one step, child of the pipeline's run where there is one; rank 0 only.
 
     step: `prepare`, `finetune` ... node: the name in the graph, `finetune-image`; the step's name by default.

@@ -89,15 +89,11 @@ class Door:
     def close_children(self, parent: str, status: str) -> None:
         """Give the runs below `parent` that still say RUNNING an end."""
         info = self._call("get_run", parent).info
-        query = (
-            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'"
-        )
+        query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'"
         for run in self._call("search_runs", [info.experiment_id], filter_string=query):
             self._call("set_terminated", run.info.run_id, status=status)
 
-    def _flush(
-        self, run_id: str, spool: str, batch: dict[str, list[Any]], last: int
-    ) -> dict[str, list[Any]]:
+    def _flush(self, run_id: str, spool: str, batch: dict[str, list[Any]], last: int) -> dict[str, list[Any]]:
         from mlflow.entities import RunTag
 
         if any(batch.values()):
@@ -117,9 +113,7 @@ class Door:
         elif record["kind"] == "dataset":
             self._dataset(run_id, record)
         else:
-            self._call(
-                "set_terminated", run_id, status=record["status"], end_time=record["t"]
-            )
+            self._call("set_terminated", run_id, status=record["status"], end_time=record["t"])
 
     def _artifact(self, run_id: str, path: Path, folder: str) -> None:
         if not path.exists():
@@ -145,20 +139,12 @@ class Door:
         found = self._call("get_experiment_by_name", name)
         if found is None:
             try:
-                location = (
-                    (self._artifacts / words.slug(name)).absolute().as_uri()
-                    if self._artifacts
-                    else None
-                )
-                return str(
-                    self._call("create_experiment", name, artifact_location=location)
-                )
+                location = (self._artifacts / words.slug(name)).absolute().as_uri() if self._artifacts else None
+                return str(self._call("create_experiment", name, artifact_location=location))
             except Refused:
                 found = self._call("get_experiment_by_name", name)
         if found is None or found.lifecycle_stage != "active":
-            raise Refused(
-                f"experiment {name!r} is deleted: restore it, or set MLFLOW_EXPERIMENT_NAME to another"
-            )
+            raise Refused(f"experiment {name!r} is deleted: restore it, or set MLFLOW_EXPERIMENT_NAME to another")
         return str(found.experiment_id)
 
     def _search(self, experiment: str, identity: str) -> list[Any]:
@@ -238,11 +224,5 @@ def _entities(record: Record) -> Iterable[Any]:
 
     values = record["values"].items()
     if record["kind"] == "metrics":
-        return [
-            Metric(key, float(value), record["t"], record["step"] or 0)
-            for key, value in values
-        ]
-    return [
-        (Param if record["kind"] == "params" else RunTag)(key, value)
-        for key, value in values
-    ]
+        return [Metric(key, float(value), record["t"], record["step"] or 0) for key, value in values]
+    return [(Param if record["kind"] == "params" else RunTag)(key, value) for key, value in values]

@@ -27,9 +27,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 class Outbox:
     """The records of one run. Implements `Tracker`; `close` ends the run and gives the server a bounded last chance."""
 
-    def __init__(
-        self, door: Door, header: Record, spool: Path, patience_s: float = 10.0
-    ) -> None:
+    def __init__(self, door: Door, header: Record, spool: Path, patience_s: float = 10.0) -> None:
         """header: what `Door.open` needs. spool: the file, made new. patience_s: the longest wait of any call."""
         self._door, self._spool, self._patience = door, spool, patience_s
         self._header = {"t": _now(), "spool": uuid.uuid4().hex[:12], **header}
@@ -59,9 +57,7 @@ class Outbox:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """See `Tracker`. A key that was logged before is left alone."""
-        new = {
-            key: text for key, text in words.flatten(values) if key not in self._seen
-        }
+        new = {key: text for key, text in words.flatten(values) if key not in self._seen}
         self._seen |= set(new)
         self._add_all("params", new)
 
@@ -119,9 +115,7 @@ class Outbox:
         items = list(values.items())
         size = LIMITS[kind]
         for start in range(0, len(items), size):
-            self._add(
-                {"kind": kind, "values": dict(items[start : start + size]), **more}
-            )
+            self._add({"kind": kind, "values": dict(items[start : start + size]), **more})
 
     def _add(self, record: Record) -> None:
         with self._lock:
@@ -217,9 +211,7 @@ def replay_file(door: Door, path: Path) -> int:
             return 0
         header, records = _read(file.read())
         if header is not None:
-            if not header.get("run_id") and not any(
-                record["kind"] == "end" for record in records
-            ):
+            if not header.get("run_id") and not any(record["kind"] == "end" for record in records):
                 records.append(
                     {
                         "n": len(records) + 1,

@@ -73,9 +73,7 @@ def step_run(step: str, config_digest: str, out: Path, node: str) -> Iterator[Tr
     if spool.exists():
         replay_file(door(), spool)
     if runner := os.environ.get(RUNNER):
-        threading.Thread(
-            target=_watch, args=(runner,), name="runner-watch", daemon=True
-        ).start()
+        threading.Thread(target=_watch, args=(runner,), name="runner-watch", daemon=True).start()
     outbox = Outbox(door(), header, spool)
     with _closing(outbox, adopted=bool(adopted)):
         yield outbox
@@ -90,9 +88,7 @@ def pipeline_run(name: str, config_digest: str, workdir: Path) -> Iterator[Track
     header = _pipeline_header(key, experiment) | {"run_id": adopted, "name": name}
     header["tags"] = {**header["tags"], "latefuse.config": config_digest}
     parent_door = door()
-    outbox = Outbox(
-        parent_door, header, workdir / f"{key}{SPOOL_SUFFIX}", patience_s=30.0
-    )
+    outbox = Outbox(parent_door, header, workdir / f"{key}{SPOOL_SUFFIX}", patience_s=30.0)
     state = {
         EXPERIMENT: experiment,
         PIPELINE: key,
@@ -119,19 +115,18 @@ def pipeline_run(name: str, config_digest: str, workdir: Path) -> Iterator[Track
 
 
 def replay(folder: Path) -> dict[str, int]:
-    """See `latefuse.tracking.replay`. Spools of processes that still run are left to them."""
-    return {
-        str(path): replay_file(door(), path)
-        for path in sorted(folder.rglob(f"*{SPOOL_SUFFIX}"))
-    }
+    """See `latefuse.tracking.replay`. Spools of processes that still run are left to them.
+
+    After the first file that stays, the others are only counted: a dead server costs one try.
+    """
+    kept: dict[str, int] = {}
+    for path in sorted(folder.rglob(f"*{SPOOL_SUFFIX}")):
+        kept[str(path)] = 1 if any(kept.values()) else replay_file(door(), path)
+    return kept
 
 
 def _experiment(default: str) -> str:
-    return (
-        os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        or os.environ.get(EXPERIMENT)
-        or default
-    )
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or os.environ.get(EXPERIMENT) or default
 
 
 def _pipeline_header(pipeline: str, experiment: str) -> Record:
@@ -160,9 +155,7 @@ def _closing(outbox: Outbox, adopted: bool) -> Iterator[None]:
         status = "KILLED"
         raise
     except BaseException as error:
-        outbox.tags(
-            {"latefuse.error": words.scrub(f"{type(error).__name__}: {error}")[:500]}
-        )
+        outbox.tags({"latefuse.error": words.scrub(f"{type(error).__name__}: {error}")[:500]})
         raise
     finally:
         _restore(before, ignore=True)
@@ -176,9 +169,7 @@ def peaks() -> dict[str, float]:
     import resource
 
     unit = 2**30 if sys.platform == "darwin" else 2**20
-    found = {
-        "sys/peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    }
+    found = {"sys/peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         found["sys/peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -189,9 +180,7 @@ def _raise_on_sigterm() -> dict[int, Any]:
     """The handlers as they were; empty where this thread can't set any or somebody else has set one."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    before: dict[int, Any] = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if before[signal.SIGTERM] == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     return before

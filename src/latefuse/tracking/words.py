@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_VALUE = 6_000
-TEXT_SUFFIXES = frozenset(
-    {".csv", ".html", ".json", ".jsonl", ".log", ".md", ".svg", ".txt", ".yaml", ".yml"}
-)
+TEXT_SUFFIXES = frozenset({".csv", ".html", ".json", ".jsonl", ".log", ".md", ".svg", ".txt", ".yaml", ".yml"})
 MAX_SCRUBBED_BYTES = 64_000_000
 
 _SECRET_NAME = re.compile(
@@ -38,13 +36,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         elif value is not None:
             yield (
                 name,
-                shorten(
-                    scrub(
-                        value
-                        if isinstance(value, str)
-                        else json.dumps(value, default=str)
-                    )
-                ),
+                shorten(scrub(value if isinstance(value, str) else json.dumps(value, default=str))),
             )
 
 
@@ -61,9 +53,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float | str]:
     for key, value in values.items():
         if value is not None:
             number = float(value)
-            out[_BAD_KEY.sub("_", key)] = (
-                number if math.isfinite(number) else str(number)
-            )
+            out[_BAD_KEY.sub("_", key)] = number if math.isfinite(number) else str(number)
     return out
 
 
@@ -78,19 +68,11 @@ def scrub(text: str) -> str:
         text = text.replace(value, "***")
     text = _SECRET_SHAPE.sub("***", text)
     home = str(Path.home())
-    return (
-        re.sub(rf"{re.escape(home)}(?=[/\\\"'\s,;:)\]}}<]|$)", "~", text)
-        if len(home) > 1
-        else text
-    )
+    return re.sub(rf"{re.escape(home)}(?=[/\\\"'\s,;:)\]}}<]|$)", "~", text) if len(home) > 1 else text
 
 
 def _secrets() -> list[str]:
-    found = {
-        value
-        for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value) >= 6
-    }
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 6}
     return sorted(found, key=len, reverse=True)
 
 
@@ -106,10 +88,7 @@ def files(path: Path) -> Iterator[tuple[Path, str]]:
 
 def scrubbed_copy(path: Path, folder: Path) -> Path:
     """`path`, or a cleaned copy of it in `folder` where a text file holds a secret or the user's home."""
-    if (
-        path.suffix.lower() not in TEXT_SUFFIXES
-        or path.stat().st_size > MAX_SCRUBBED_BYTES
-    ):
+    if path.suffix.lower() not in TEXT_SUFFIXES or path.stat().st_size > MAX_SCRUBBED_BYTES:
         return path
     try:
         text = path.read_text(encoding="utf-8")

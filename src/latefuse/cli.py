@@ -1,0 +1,120 @@
+"""The command line. Only argparse and the standard library are imported before a command is known."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXAMPLES = """\
+examples:
+  latefuse run configs/recipes/demo.yaml
+  latefuse run configs/recipes/demo.yaml --set train.max_steps=20 --set seeds=[0,1]
+  latefuse config configs/recipes/demo.yaml --profile local-long
+  latefuse step prepare configs/recipes/demo.yaml --out work/dataset
+  latefuse step backbone configs/recipes/demo.yaml --out work/backbone
+  latefuse step finetune configs/recipes/demo.yaml --job image --dataset work/dataset --backbone work/backbone \\
+      --out work/image
+  latefuse compile configs/recipes/demo.yaml --profile cpu-cluster --out build/demo.yaml
+  latefuse submit configs/recipes/demo.yaml --host http://localhost:8080 --wait
+  latefuse replay .latefuse
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status, 2 for a mistake in what was asked, 130 and 143 after a signal."""
+    options = parser().parse_args(argv)
+    from latefuse import commands
+
+    return commands.call(options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="latefuse",
+        description="Fine-tune each modality on its own, fuse late, and prove what each modality is worth.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"latefuse {_version()}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a recipe's whole pipeline on this machine")
+    _recipe(run)
+    run.add_argument("--fresh", action="store_true", help="run every step again, cached or not")
+
+    _add_steps(commands)
+
+    config = commands.add_parser("config", help="print the resolved configuration and its digest")
+    _recipe(config)
+
+    compiled = commands.add_parser("compile", help="write the pipeline as Kubeflow Pipelines reads it")
+    _recipe(compiled, profile="cpu-cluster")
+    compiled.add_argument("--out", type=Path, help="the file to write; build/<recipe>-<profile>.yaml by default")
+
+    submit = commands.add_parser("submit", help="upload a recipe's pipeline to a Kubeflow cluster and start it")
+    _recipe(submit, profile="cpu-cluster")
+    submit.add_argument("--host", default="", help="address of Kubeflow Pipelines, for instance http://localhost:8080")
+    submit.add_argument("--namespace", help="the namespace of a multi-user Kubeflow")
+    submit.add_argument("--image", help="the image of the steps; the profile's by default")
+    submit.add_argument("--wait", action="store_true", help="wait until the run has ended, fail when it has failed")
+    submit.add_argument("--timeout", type=float, default=24 * 3600, help="seconds to wait at most (default: a day)")
+
+    replay = commands.add_parser("replay", help="send to MLflow what earlier runs could not")
+    replay.add_argument("folder", type=Path, nargs="?", default=Path(".latefuse"))
+    return top
+
+
+def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    group = commands.add_parser("step", help="run one step alone; also what containers and torchrun start")
+    steps = group.add_subparsers(dest="step", required=True, metavar="STEP")
+    about = {
+        "prepare": "raw data to a dataset: schema, splits, quarantine, leak checks",
+        "backbone": "build the demo base, or fetch and pin a named backbone",
+        "finetune": "train the adapter of one arm under one seed",
+        "fuse": "merge the separate adapters of one seed",
+        "evaluate": "measure all arms and write the report",
+    }
+    for name, text in about.items():
+        step = steps.add_parser(name, help=text, description=text)
+        _recipe(step)
+        step.add_argument("--out", type=Path, required=True, help="the folder of the outputs")
+        if name not in ("prepare", "backbone"):
+            step.add_argument("--dataset", type=Path, required=True, help="the output of `step prepare`")
+            step.add_argument("--backbone", type=Path, required=True, help="the output of `step backbone`")
+        if name == "finetune":
+            step.add_argument("--job", required=True, help="a task of the recipe, or mixed, or mixed-wide")
+        if name in ("finetune", "fuse"):
+            step.add_argument("--seed", type=int, help="one of the recipe's seeds; its first by default")
+        if name == "fuse":
+            step.add_argument("--adapters", type=Path, nargs="+", required=True, help="outputs of `step finetune`")
+        if name == "evaluate":
+            step.add_argument("--finetuned", type=Path, nargs="+", required=True, help="outputs of `step finetune`")
+            step.add_argument("--fused", type=Path, nargs="*", default=[], help="outputs of `step fuse`")
+
+
+def _recipe(command: argparse.ArgumentParser, profile: str = "local") -> None:
+    command.add_argument("recipe", type=Path, help="a file of configs/recipes, or your own")
+    command.add_argument(
+        "--profile", default=profile, help=f"a name of configs/profiles or a file (default: {profile})"
+    )
+    command.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the recipe: train.max_steps=20, tasks.image.adapter.r=8",
+    )
+
+
+def _version() -> str:
+    from latefuse import __version__
+
+    return __version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

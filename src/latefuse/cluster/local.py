@@ -1,0 +1,111 @@
+"""Run the pipeline on this machine: the same pipeline object, through `kfp.local`, every node a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from latefuse import places, tracking
+from latefuse.cluster.console import Console
+from latefuse.cluster.processes import owned
+from latefuse.cluster.sources import source_digest
+from latefuse.config import Config
+
+STEPS = ("prepare", "backbone", "finetune", "fuse", "evaluate")
+
+
+class RunError(RuntimeError):
+    """The pipeline has failed; the failing step has said why above."""
+
+
+def sources() -> dict[str, str]:
+    """The pipeline's parameters: the digest of each step's source."""
+    return {f"{step}_source": source_digest(step) for step in STEPS}
+
+
+def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> dict[str, Any]:
+    """Run the pipeline that `build` makes; unchanged nodes come from the cache unless `fresh`.
+
+    Returns {"run_id", "evaluate": folder of the evaluation, "nodes", "seconds"}. Raises RunError, KeyboardInterrupt.
+    """
+    start = time.monotonic()
+    home = places.home()
+    outputs, cache = home / "runs", home / "kfp-cache"
+    if fresh:
+        shutil.rmtree(cache, ignore_errors=True)
+    _replay(home)
+    console = Console(sys.stdout, outputs, cache, link=_link())
+    with tracking.pipeline_run(config.recipe.name, config.digest, home / "tracking") as parent, owned():
+        parent.params({"recipe": config.recipe.name, "profile": config.profile.name, "config_digest": config.digest})
+        settings = home / "tracking" / "config.json"
+        settings.write_text(config.model_dump_json(indent=1), encoding="utf-8")
+        parent.artifact(settings)
+        try:
+            _execute(build(config), outputs, cache, console)
+        except KeyboardInterrupt:
+            console.interrupted()
+            raise
+        finally:
+            parent.tags({f"node/{node.name}": node.run_id for node in console.nodes.values() if node.run_id})
+            parent.metrics({"sys/cached_nodes": sum(node.status == "cached" for node in console.nodes.values())})
+    _replay(home)
+    _forget_old(outputs, cache)
+    last = console.nodes.get("evaluate")
+    return {
+        "run_id": parent.run_id,
+        "evaluate": last.out if last else None,
+        "nodes": console.nodes,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def _execute(pipeline: Any, outputs: Path, cache: Path, console: Console) -> None:
+    from kfp import local
+
+    outputs.mkdir(parents=True, exist_ok=True)
+    os.environ.update({"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false"})
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(outputs),
+        workspace_root=str(places.home() / f"workspace-{os.getpid()}"),  # kfp.local deletes it at the end
+        enable_caching=True,
+        cache_root=str(cache),
+    )
+    try:
+        with warnings.catch_warnings(), console.listening():
+            warnings.simplefilter("ignore")
+            pipeline(**sources())
+    except RuntimeError as error:
+        raise RunError(str(error)) from None
+    finally:
+        local.config.LocalExecutionConfig.instance = None
+
+
+def _replay(home: Path) -> None:
+    """Send what earlier runs could not; a server that is still away costs one bounded try."""
+    for path, kept in tracking.replay(home).items():
+        if kept:
+            logging.getLogger("latefuse.tracking").warning("%s: %d record(s) still kept", path, kept)
+            return
+
+
+def _link() -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return f"{uri.rstrip('/')}/#/runs/{{run_id}}" if uri.startswith("http") else "{run_id}"
+
+
+def _forget_old(outputs: Path, cache: Path) -> None:
+    """Delete the folders of earlier runs that no cache entry points to."""
+    entries = "".join(path.read_text(encoding="utf-8") for path in cache.glob("*.json"))
+    newest = max(outputs.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+    for folder in outputs.iterdir():
+        if folder.is_dir() and folder != newest and f"/{folder.name}/" not in entries:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,158 @@
+"""What the commands of the command line do; each loads only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from latefuse.config import Config, ConfigError, Job, load
+
+
+class UsageError(ValueError):
+    """Something asked for on the command line that can't be done; the message says what to do instead."""
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the chosen command; mistakes are told in one line on stderr, bugs keep their traceback."""
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "run": run,
+        "step": step,
+        "config": config,
+        "compile": compile_,
+        "submit": submit,
+        "replay": replay,
+    }
+    try:
+        return commands[options.command](options)
+    except (ConfigError, UsageError) as error:
+        print(f"latefuse: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as signal:
+        print("\nlatefuse: stopped; the runs are closed as KILLED, nothing is left running", file=sys.stderr)
+        return 143 if "SIGTERM" in signal.args else 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """The whole pipeline on this machine."""
+    settings = _load(options)
+    graph = _pipelines("late_fusion")
+    from latefuse.cluster import local
+    from latefuse.cluster.summary import closing_words
+
+    try:
+        done = local.run(settings, graph.build, fresh=options.fresh)
+    except local.RunError as error:
+        print(f"latefuse: {error} The failing step says why above.", file=sys.stderr)
+        return 1
+    print(closing_words(done))
+    return 0
+
+
+def step(options: argparse.Namespace) -> int:
+    """One step alone."""
+    settings = _load(options)
+    from latefuse.cluster import node
+
+    recipe, out = settings.recipe, options.out
+    if options.step == "prepare":
+        node.prepare(recipe.data.model_dump_json(), out)
+        return 0
+    if options.step == "backbone":
+        node.backbone(recipe.backbone.model_dump_json(), out)
+        return 0
+    given = (str(options.dataset), str(options.backbone))
+    for folder in (options.dataset, options.backbone):
+        _exists(folder)
+    if options.step == "finetune":
+        from latefuse.cluster.sources import source_digest
+
+        job = _job(settings, options.job, options.seed)
+        name = node.node_name(job, recipe.seeds)
+        node.finetune(job.model_dump_json(), *given, out, node=name, source=source_digest("finetune"))
+    elif options.step == "fuse":
+        seed = recipe.seeds[0] if options.seed is None else options.seed
+        part = node.FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed)
+        node.fuse(part.model_dump_json(), *given, [str(_exists(path)) for path in options.adapters], out)
+    else:
+        whole = node.EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.tasks, fusion=recipe.fusion)
+        lists = [[str(_exists(path)) for path in paths] for paths in (options.finetuned, options.fused)]
+        node.evaluate(whole.model_dump_json(), *given, lists[0], lists[1], out)
+    return 0
+
+
+def config(options: argparse.Namespace) -> int:
+    """The resolved configuration."""
+    import yaml
+
+    settings = _load(options)
+    print(f"# digest: {settings.digest}")
+    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def compile_(options: argparse.Namespace) -> int:
+    """The pipeline as a file."""
+    settings = _load(options)
+    path = options.out or Path("build") / f"{settings.recipe.name}-{settings.profile.name}.yaml"
+    written = _pipelines("compile").compile_pipeline(settings, path)
+    print(f"{written}: {written.stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+def submit(options: argparse.Namespace) -> int:
+    """The pipeline on a cluster."""
+    settings = _load(options)
+    graph = _pipelines("submit")
+    from latefuse.cluster.submit import SubmitError
+
+    try:
+        return int(graph.submit_pipeline(settings, options))
+    except SubmitError as error:
+        print(f"latefuse: {error}", file=sys.stderr)
+        return 1
+
+
+def replay(options: argparse.Namespace) -> int:
+    """What MLflow has missed."""
+    from latefuse import tracking
+
+    kept = tracking.replay(_exists(options.folder))
+    for path, count in kept.items():
+        print(f"{path}: {f'{count} record(s) kept' if count else 'sent'}")
+    if not kept:
+        print(f"nothing to send under {options.folder}")
+    return 1 if any(kept.values()) else 0
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return load(options.recipe, options.profile, options.sets)
+
+
+def _exists(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(f"{path}: no such folder")
+    return path
+
+
+def _job(settings: Config, name: str, seed: int | None) -> Job:
+    jobs = settings.jobs()
+    wanted = settings.recipe.seeds[0] if seed is None else seed
+    for job in jobs:
+        if (job.name, job.seed) == (name, wanted):
+            return job
+    known = ", ".join(dict.fromkeys(job.name for job in jobs))
+    seeds = ", ".join(map(str, settings.recipe.seeds))
+    raise UsageError(f"--job {name} --seed {wanted}: the recipe has the jobs {known} under the seeds {seeds}")
+
+
+def _pipelines(module: str) -> ModuleType:
+    """A module of the checkout's `pipelines` folder, which is no part of the installed package."""
+    if not Path("pipelines/late_fusion.py").exists():
+        raise UsageError(f"no pipelines/late_fusion.py in {Path.cwd()}: run this from the root of a latefuse checkout")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(f"pipelines.{module}")
