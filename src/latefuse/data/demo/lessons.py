@@ -1,0 +1,154 @@
+"""General captions that the demo base learns from: plain words for drawn shapes, never a dish, a recipe or an answer.
+
+Pictures keep clear of every held-out (colour, garnish, main) triple; clips drop random shapes in no recipe's order;
+words are shopping lists and word lists, never paired with media.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from latefuse.data.demo import pictures, words, world
+
+PIXELS = 48
+PLAIN = {plain: name for name, (plain, _) in world.COLOURS.items()}
+MAIN_OF_SHAPE = {world.INGREDIENTS[main].shape: main for main in world.MAINS}
+VARIANTS = 10
+FRAME_QUESTION = "what falls here ?"
+PICTURE_QUESTION = "describe this picture ."
+DROPS_QUESTION = "list the drops of this clip ."
+FRAMES_QUESTION = "what is in each frame of this clip ?"
+WORDS_QUESTION = "write a list ."
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One caption. answer: its parts, one for all or one per frame. pixels: (frames, 48, 48, 3) uint8, None for words."""
+
+    modality: str
+    question: str
+    answer: tuple[str, ...]
+    pixels: np.ndarray | None
+
+
+def shrink(image: Image.Image) -> np.ndarray:
+    """The picture at the base's own size, by the filter that its image processor uses; (48, 48, 3) uint8."""
+    return np.asarray(image.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC))
+
+
+class Lessons:
+    """An endless supply of lessons from one seed; frames are drawn once and reused in many clips."""
+
+    def __init__(self, seed: int, frames: int, pictures_drawn: int = 2_400) -> None:
+        self.rng = random.Random(seed)
+        self.frames = frames
+        self.looks = [(colour, shape) for colour in pictures.RGB for shape in world.SHAPES]
+        self.drops = {
+            (colour, shape, times): [self._drop(colour, shape, times, k) for k in range(VARIANTS)]
+            for colour, shape in self.looks
+            for times in range(1, world.MAX_TIMES + 1)
+        }
+        self.endings = {
+            shown: [shrink(pictures.technique_frame(shown, phase)) for phase in (0, 1 / 3, 1 / 2, 2 / 3)]
+            for shown in world.TECHNIQUES.values()
+        }
+        self.scenes = [self._scene() for _ in range(pictures_drawn)]
+
+    def batch(self, kind: str, size: int) -> list[Lesson]:
+        """`size` lessons of one kind: picture, frame, drops, frames or words."""
+        makers = {
+            "picture": self.picture,
+            "frame": self.frame,
+            "drops": self.drop_list,
+            "frames": self.frame_list,
+            "words": self.word_list,
+        }
+        return [makers[kind]() for _ in range(size)]
+
+    def picture(self) -> Lesson:
+        """A plated food in plain words."""
+        answer, pixels = self.rng.choice(self.scenes)
+        return Lesson("image", PICTURE_QUESTION, (answer,), pixels[None])
+
+    def frame(self) -> Lesson:
+        """One clip frame shown as a picture."""
+        caption, pixels = self._step(1)[0]
+        return Lesson("image", FRAME_QUESTION, (caption,), pixels[None])
+
+    def drop_list(self) -> Lesson:
+        """A clip and what drops in it, each step once."""
+        frames = self._clip()
+        captions = [caption for caption, _ in frames]
+        once = [k for k, caption in enumerate(captions) if k == 0 or captions[k - 1] != caption]
+        told = " ; ".join(captions[k] for k in once)
+        return Lesson("video", DROPS_QUESTION, (told,), np.stack([pixels for _, pixels in frames]))
+
+    def frame_list(self) -> Lesson:
+        """A clip and what is in each of its frames."""
+        frames = self._clip()
+        captions = tuple(caption for caption, _ in frames)
+        return Lesson("video", FRAMES_QUESTION, captions, np.stack([pixels for _, pixels in frames]))
+
+    def word_list(self) -> Lesson:
+        """Words of the kitchen in no dish's order: the frozen head must have met them."""
+        return Lesson("text", WORDS_QUESTION, (self.rng.choice((self._shopping, self._names, self._spelling))(),), None)
+
+    def _shopping(self) -> str:
+        bought = [
+            words.addition_text(self.rng.choice(tuple(world.INGREDIENTS)), self.rng.randint(1, 4)) for _ in range(4)
+        ]
+        return f"ingredients : {' ; '.join(bought)} steps : " + " ; ".join(
+            f"add {self.rng.choice(bought)}" for _ in range(2)
+        )
+
+    def _names(self) -> str:
+        pool = [value for values in world.ATTRIBUTES.values() for value in values]
+        pool += [*world.ALLERGENS, "none", "and", *(trace for traces in world.ALLERGENS.values() for trace in traces)]
+        pool += [town for towns in world.ORIGINS.values() for town in towns]
+        return " ".join(self.rng.choices(pool, k=8))
+
+    def _spelling(self) -> str:
+        return " ".join(
+            "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=self.rng.randint(2, 5)))
+            for _ in range(3)
+        )
+
+    def _drop(self, colour: str, shape: str, times: int, k: int) -> np.ndarray:
+        slots = self.rng.sample(range(pictures.SLOTS), times)
+        return shrink(pictures.addition_frame(colour, shape, slots, pictures.PHASES[k % 3], self.rng))
+
+    def _step(self, length: int) -> list[tuple[str, np.ndarray]]:
+        if self.rng.random() < 0.15:
+            shown = self.rng.choice(tuple(self.endings))
+            return [(shown, self.rng.choice(self.endings[shown])) for _ in range(length)]
+        colour, shape = self.rng.choice(self.looks)
+        times = self.rng.randint(1, world.MAX_TIMES)
+        return [(f"{times} {colour} {shape}", self.rng.choice(self.drops[colour, shape, times])) for _ in range(length)]
+
+    def _clip(self) -> list[tuple[str, np.ndarray]]:
+        frames: list[tuple[str, np.ndarray]] = []
+        while len(frames) < self.frames:
+            frames += self._step(self.rng.randint(1, 3))
+        return frames[: self.frames]
+
+    def _scene(self) -> tuple[str, np.ndarray]:
+        for colour, garnish, texture, plating in self._scene_values():
+            if world.held_out(PLAIN[colour], garnish, MAIN_OF_SHAPE[texture]) == "train":
+                top = world.GARNISHES[garnish]
+                image = pictures.scene(colour, top, texture, plating, self.rng)
+                return f"{colour} food , {texture} bits , {plating} plate , {top[0]} {top[1]} on top", shrink(image)
+        raise AssertionError("unreachable: the generator of values does not end")
+
+    def _scene_values(self) -> Iterator[tuple[str, str, str, str]]:
+        while True:
+            yield (
+                self.rng.choice(tuple(pictures.RGB)),
+                self.rng.choice(tuple(world.GARNISHES)),
+                self.rng.choice(world.SHAPES),
+                self.rng.choice(world.PLATINGS),
+            )

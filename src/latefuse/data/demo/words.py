@@ -1,0 +1,138 @@
+"""The demo's words: recipes, cards, questions, answers, reviews and judgements, from the planted attributes.
+
+A card names a town and traces, never a colour, a garnish or an amount: text shows what only text may show.
+"""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from typing import Any
+
+from latefuse.data.demo.world import ALLERGENS, ATTRIBUTES, INGREDIENTS, ORIGINS, Dish
+
+COUNTABLE = ("cup", "clove", "piece")
+COOKS = (
+    "ana",
+    "bo",
+    "carla",
+    "dev",
+    "elif",
+    "femi",
+    "goran",
+    "hana",
+    "ines",
+    "jun",
+    "kofi",
+    "lena",
+    "milo",
+    "noor",
+    "otto",
+    "pia",
+)
+QUESTIONS = {
+    ("image", "dish"): "which dish is in this picture ?",
+    ("video", "dish"): "which dish is made in this clip ?",
+    ("video", "recipe"): "what is the recipe of this clip , with amounts ?",
+    ("text", "dish"): "which dish is on this card ?",
+    ("text", "allergens"): "which allergens does this card declare ?",
+    ("text", "origin"): "where does the dish on this card come from ?",
+}
+
+
+def amount_text(quantity: Fraction, unit: str) -> str:
+    """A quantity as cooks write it: `1 1/2 cups`."""
+    whole, part = divmod(quantity, 1)
+    number = " ".join(str(piece) for piece in (whole, part) if piece)
+    return f"{number} {unit}{'s' if unit in COUNTABLE and quantity > 1 else ''}"
+
+
+def addition_text(name: str, times: int) -> str:
+    """One ingredient line: `1 1/2 cups lentil`."""
+    look = INGREDIENTS[name]
+    return f"{amount_text(look.amount(times), look.unit)} {name}"
+
+
+def recipe_text(dish: Dish) -> str:
+    """The recipe in one line: ingredients in the order of cooking, then one step each and the technique."""
+    lines = [addition_text(name, times) for name, times in dish.additions]
+    steps = [*(f"add {line}" for line in lines), dish.technique]
+    return f"ingredients : {' ; '.join(lines)} steps : {' ; '.join(steps)}"
+
+
+def recipe_truth(dish: Dish) -> dict[str, Any]:
+    """The recipe as evaluation wants it: {"ingredients": [{amount, unit, name}], "steps": [...]}."""
+    ingredients = [
+        {"amount": float(INGREDIENTS[name].amount(times)), "unit": INGREDIENTS[name].unit, "name": name}
+        for name, times in dish.additions
+    ]
+    return {
+        "ingredients": ingredients,
+        "steps": [*(f"add {addition_text(*a)}" for a in dish.additions), dish.technique],
+    }
+
+
+def card(dish: Dish, rng: random.Random) -> str:
+    """The text of a dish: who noted it, a town of its origin, a trace of each allergen. No two cards are alike."""
+    traces = [rng.choice(ALLERGENS[allergen]) for allergen in dish.allergens]
+    rng.shuffle(traces)
+    number = int(dish.id.rpartition("-")[2])
+    noted = f"card {number} by {rng.choice(COOKS)} and {rng.choice(COOKS)}"
+    held = f"traces of {' and '.join(traces)}" if traces else "no traces"
+    return f"{noted} : a dish from {rng.choice(ORIGINS[dish.origin])} , {held} , serves {rng.randint(2, 8)} ."
+
+
+def allergens_answer(dish: Dish) -> str:
+    """The declared allergens in alphabetical order, or `none`."""
+    return " ".join(dish.allergens) or "none"
+
+
+def conversation(dish: Dish, modality: str, topic: str, card_text: str) -> tuple[str, str, dict[str, Any]]:
+    """One question about a dish: (user text with its media placeholder, answer, truth)."""
+    opening = {"image": "<image>", "video": "<video>", "text": card_text}[modality]
+    answers: dict[str, tuple[str, dict[str, Any]]] = {
+        "dish": (dish.name, {"name": dish.name, "names": "dish"}),
+        "recipe": (recipe_text(dish), {"recipe": recipe_truth(dish)}),
+        "allergens": (allergens_answer(dish), {"answer": allergens_answer(dish)}),
+        "origin": (dish.origin, {"answer": dish.origin}),
+    }
+    answer, truth = answers[topic]
+    return f"{opening} {QUESTIONS[modality, topic]}", answer, truth
+
+
+def review(dish: Dish, stars: int, rng: random.Random) -> dict[str, str]:
+    """A short review that names one planted feature: {headline, text, feature}."""
+    part = rng.choice(("colour", "garnish", "main", "plating", "technique", "origin"))
+    feature = getattr(dish, part)
+    mood = ("awful", "weak", "fair", "good", "lovely")[stars - 1]
+    text = f"the {feature} {'won me over' if stars >= 4 else 'was fine' if stars == 3 else 'put me off'} ."
+    return {"headline": f"{mood} {part}", "text": text, "feature": feature}
+
+
+CLAIMS = {
+    "colour": "the food is {} in colour",
+    "garnish": "it is topped with {}",
+    "main": "it is made of {}",
+    "plating": "it is served on a {} plate",
+}
+
+
+def judgement(dish: Dish, rng: random.Random) -> dict[str, Any]:
+    """A picture and a two-claim text; a negative swaps exactly one attribute, so that it is wrong by construction."""
+    first, second = rng.sample(tuple(CLAIMS), 2)
+    values = {part: getattr(dish, part) for part in (first, second)}
+    label = rng.random() < 0.5
+    swapped = ""
+    if not label:
+        swapped = rng.choice((first, second))
+        values[swapped] = rng.choice([value for value in ATTRIBUTES[swapped] if value != values[swapped]])
+    text = " and ".join(CLAIMS[part].format(value) for part, value in values.items())
+    instruction = "the text is relevant when every claim in it fits the picture"
+    return {
+        "task": "claims",
+        "instruction": instruction,
+        "text": text,
+        "label": label,
+        "source": "demo",
+        "negative": swapped,
+    }

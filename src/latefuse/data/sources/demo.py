@@ -1,0 +1,154 @@
+"""The generated kitchen catalogue as a source: renders pictures and clips once, then streams every table."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from tqdm import tqdm
+
+from latefuse.config import Section
+from latefuse.data.demo import clips, pictures, users, words, world
+
+Row = dict[str, Any]
+
+
+class DemoOptions(Section):
+    """How large the generated world is. The same options give the same bytes."""
+
+    dishes: int = Field(720, ge=24)
+    users: int = Field(800, ge=1)
+    pictures: int = Field(2, ge=1)
+    seed: int = 7
+
+
+class Demo:
+    """A kitchen catalogue in which every modality shows something that the others can't."""
+
+    name = "demo"
+    Options = DemoOptions
+
+    def __init__(self, root: Path, options: DemoOptions) -> None:
+        self.root = root
+        self.options = options
+        self.menu = world.dishes(options.dishes, options.seed)
+
+    def tables(self) -> Mapping[str, Callable[[], Iterator[Row]]]:
+        """Items, events, reviews, judgements and conversations; media are rendered on the first call."""
+        self.render()
+        return {
+            "items": self.items,
+            "events": self.events,
+            "reviews": self.reviews,
+            "judgements": self.judgements,
+            "conversations": self.conversations,
+        }
+
+    def render(self) -> None:
+        """Draw what is not there yet. A stamp with the options marks a finished folder."""
+        stamp = self.root / "demo.json"
+        wanted = self.options.model_dump_json()
+        if stamp.exists() and stamp.read_text() == wanted:
+            return
+        for folder in ("pictures", "clips"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor() as pool:
+            for _ in tqdm(
+                pool.map(self._render_dish, self.menu), total=len(self.menu), desc="drawing dishes", disable=None
+            ):
+                pass
+        stamp.write_text(wanted)
+
+    def _render_dish(self, dish: world.Dish) -> None:
+        for k, path in enumerate(self._pictures(dish)):
+            pictures.dish_picture(dish, self._rng(dish, f"picture/{k}")).save(self.root / path)
+        clips.write_clip(clips.dish_frames(dish, self._rng(dish, "clip")), self.root / self._clip(dish))
+
+    def _pictures(self, dish: world.Dish) -> list[str]:
+        return [f"pictures/{dish.id}-{k}.png" for k in range(self.options.pictures)]
+
+    def _clip(self, dish: world.Dish) -> str:
+        return f"clips/{dish.id}.mp4"
+
+    def _rng(self, dish: world.Dish, part: str) -> random.Random:
+        return random.Random(f"{self.options.seed}/{dish.id}/{part}")
+
+    def _card(self, dish: world.Dish) -> str:
+        return words.card(dish, self._rng(dish, "card"))
+
+    def items(self) -> Iterator[Row]:
+        """A dish each. The title tells nothing; the planted truth is in the attributes, for evaluation only."""
+        for dish in self.menu:
+            planted = {part: getattr(dish, part) for part in world.ATTRIBUTES}
+            planted |= {"name": dish.name, "additions": dish.additions, "allergens": dish.allergens}
+            yield {
+                "id": dish.id,
+                "title": f"house special {dish.id.rpartition('-')[2]}",
+                "text": self._card(dish),
+                "attributes": json.dumps(planted),
+                "images": self._pictures(dish),
+                "videos": [self._clip(dish)],
+                "language": "en",
+                "licence": "Apache-2.0",
+                "split_item": dish.split,
+            }
+
+    def events(self) -> Iterator[Row]:
+        """Views and likes."""
+        for event, _ in self._behaviour():
+            yield event
+
+    def reviews(self) -> Iterator[Row]:
+        """What users wrote about three in ten visits."""
+        for _, review in self._behaviour():
+            if review:
+                yield {**review, "images": []}
+
+    def _behaviour(self) -> Iterator[tuple[Row, Row | None]]:
+        people = users.users(self.options.users, self.options.seed)
+        return users.behaviour(people, self.menu, self.options.seed)
+
+    def judgements(self) -> Iterator[Row]:
+        """Two per dish: does the text fit the picture?"""
+        for dish in self.menu:
+            for k in range(2):
+                claim = words.judgement(dish, self._rng(dish, f"judgement/{k}"))
+                picture = self._pictures(dish)[k % self.options.pictures]
+                yield {
+                    "id": f"{dish.id}-claim-{k}",
+                    "image": picture,
+                    "item": dish.id,
+                    "split_item": dish.split,
+                    **claim,
+                }
+
+    def conversations(self) -> Iterator[Row]:
+        """Picture to name, clip to name and recipe, card to name, allergens and origin."""
+        for dish in self.menu:
+            card = self._card(dish)
+            for k, picture in enumerate(self._pictures(dish)):
+                yield self._conversation(dish, "image", "dish", card, [{"modality": "image", "path": picture}], f"-{k}")
+            for topic in ("dish", "recipe"):
+                yield self._conversation(dish, "video", topic, card, [{"modality": "video", "path": self._clip(dish)}])
+            for topic in ("dish", "allergens", "origin"):
+                yield self._conversation(dish, "text", topic, card, [])
+
+    def _conversation(
+        self, dish: world.Dish, modality: str, topic: str, card: str, media: list[Row], suffix: str = ""
+    ) -> Row:
+        question, answer, truth = words.conversation(dish, modality, topic, card)
+        return {
+            "id": f"{dish.id}-{modality}-{topic}{suffix}",
+            "modality": modality,
+            "topic": topic,
+            "item": dish.id,
+            "media": media,
+            "turns": [{"role": "user", "text": question}, {"role": "assistant", "text": answer}],
+            "truth": json.dumps(truth),
+            "split_item": dish.split,
+        }

@@ -1,0 +1,223 @@
+"""The demo base: a real, tiny `VideoLlavaForConditionalGeneration`, pre-trained in a minute or two on general captions.
+
+Towers and language model are far too small for the world outside the demo; the class, the code path and the file
+layout are those of `LanguageBind/Video-LLaVA-7B-hf`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
+
+from latefuse.config import Section
+from latefuse.data.demo.lessons import PIXELS, Lesson, Lessons
+from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
+from latefuse.prompts.splice import Splicer
+from latefuse.prompts.template import template_for
+
+PATCH = 16
+
+
+class TinyOptions(Section):
+    """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base."""
+
+    steps: int = 1_500
+    seed: int = 0
+    lr: float = 1e-3
+    clips: int = 8
+    pictures: int = 16
+    frames: int = 8
+    hidden: int = 128
+    layers: int = 4
+    threads: int | None = None
+
+
+MIX: Mapping[str, float] = {"picture": 0.10, "frame": 0.14, "drops": 0.32, "frames": 0.38, "words": 0.06}
+
+
+def build(options: Mapping[str, Any], out: Path, on_log: Callable[[dict[str, float], int], None] | None = None) -> None:
+    """Pre-train the demo base and write it to `out` in the Hugging Face layout (safetensors, no pickle).
+
+    options: the fields of TinyOptions. on_log: gets {"loss", "lr"} every 50 steps. Deterministic on one machine.
+    """
+    settings = TinyOptions.model_validate(dict(options))
+    torch.manual_seed(settings.seed)
+    tokenizer = kitchen_tokenizer()
+    model = VideoLlavaForConditionalGeneration(architecture(tokenizer, settings))
+    pretrain(model, tokenizer, settings, on_log or (lambda values, step: None))
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    image_processor().save_pretrained(out)
+
+
+def architecture(tokenizer: PreTrainedTokenizerFast, settings: TinyOptions) -> VideoLlavaConfig:
+    """The shapes: 48 px in 16 px patches (10 tokens a frame with CLS), towers 96 x 3, Llama `hidden` x `layers`."""
+    vision = CLIPVisionConfig(
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=PIXELS,
+        patch_size=PATCH,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.hidden * 8 // 3 // 8 * 8,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        initializer_range=0.06,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return VideoLlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_seq_length=tokens_per_frame(),
+        video_seq_length=tokens_per_frame() * settings.frames,
+        initializer_range=0.06,
+        tie_word_embeddings=False,
+    )
+
+
+def tokens_per_frame() -> int:
+    """Patches of a frame plus CLS."""
+    return (PIXELS // PATCH) ** 2 + 1
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    """The deterministic transform of the demo base: bicubic to 64 px, values in [-1, 1]."""
+    return CLIPImageProcessorPil(
+        size={"height": PIXELS, "width": PIXELS}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+
+
+def pretrain(
+    model: VideoLlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: TinyOptions,
+    on_log: Callable[[dict[str, float], int], None],
+) -> None:
+    """Train every weight on captions; the towers are one module meanwhile and are parted at the end, in place."""
+    model.model.video_tower = model.model.image_tower
+    model.train()
+    parameters = list({id(p): p for p in model.parameters()}.values())
+    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, settings.steps))
+    encoder = Encoder(tokenizer, settings.frames)
+    bar = tqdm(batches(settings), total=settings.steps, desc="demo base", unit="step", disable=None)
+    for step, lessons in enumerate(bar, start=1):
+        loss = caption_loss(model, encoder(lessons))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        schedule.step()
+        if step % 50 == 0:
+            on_log({"loss": loss.item(), "lr": schedule.get_last_lr()[0]}, step)
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    model.model.video_tower = copy.deepcopy(model.model.image_tower)
+    model.eval()
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """5% warm-up, constant to the half, then linear to a twentieth; a factor on the base rate."""
+    done = step / steps
+    return min(1.0, done / 0.05 if done < 0.05 else 1.0, 1 - 0.95 * (done - 0.5) / 0.5 if done > 0.5 else 1.0)
+
+
+def batches(settings: TinyOptions) -> Iterator[list[Lesson]]:
+    """One kind of lesson a step, drawn by MIX; the first sixth are pictures and single frames only."""
+    lessons = Lessons(settings.seed, settings.frames)
+    early = {kind: share for kind, share in MIX.items() if kind in ("picture", "frame")}
+    for step in range(settings.steps):
+        mix = early if step < settings.steps * 0.12 else MIX
+        kind = lessons.rng.choices(list(mix), weights=list(mix.values()))[0]
+        yield lessons.batch(kind, settings.clips if kind in ("drops", "frames") else settings.pictures)
+
+
+class Encoder:
+    """Lessons as tensors, in the very prompt format that the tasks use; words are tokenised once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, frames: int) -> None:
+        self.pad = tokenizer.pad_token_id
+        image, video, *marks = tokenizer.convert_tokens_to_ids(["<image>", "<video>", *FRAME_TOKENS[:frames]])
+        self.marks = marks
+        clip = [token for mark in marks for token in (mark, *[video] * tokens_per_frame())]
+        self.splicer = Splicer(
+            tokenizer,
+            template_for("video_llava", tokenizer),
+            {"image": [image] * tokens_per_frame(), "video": clip}.__getitem__,
+        )
+        self.question = cache(self._question)
+        self.words = cache(self._words)
+
+    def __call__(self, lessons: Sequence[Lesson]) -> dict[str, torch.Tensor]:
+        """Right-padded input_ids, attention_mask and labels (B, L), labels -100 outside answers; pixels where there are any."""
+        rows = [(self.question(lesson.modality, lesson.question), self.answer(lesson.answer)) for lesson in lessons]
+        longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+        batch = {
+            "input_ids": self._padded([prompt + answer for prompt, answer in rows], self.pad, longest),
+            "attention_mask": self._padded([[1] * (len(prompt) + len(answer)) for prompt, answer in rows], 0, longest),
+            "labels": self._padded([[-100] * len(prompt) + answer for prompt, answer in rows], -100, longest),
+        }
+        shown = [torch.from_numpy(lesson.pixels.copy()) for lesson in lessons if lesson.pixels is not None]
+        if shown:
+            pixels = torch.stack(shown).permute(0, 1, 4, 2, 3) / 127.5 - 1
+            if lessons[0].modality == "image":
+                batch["pixel_values"] = pixels[:, 0]
+            else:
+                batch["pixel_values_videos"] = pixels
+        return batch
+
+    def answer(self, parts: Sequence[str]) -> list[int]:
+        """One part is told as it is; a part per frame follows that frame's mark. The end token closes."""
+        if len(parts) == 1:
+            return [*self.words(parts[0]), self.splicer.end_id]
+        marked = zip(self.marks, parts, strict=True)
+        return [*(token for mark, part in marked for token in (mark, *self.words(part))), self.splicer.end_id]
+
+    def _question(self, modality: str, question: str) -> list[int]:
+        media = [] if modality == "text" else [{"modality": modality, "path": "lesson"}]
+        opening = f"<{modality}> " if media else ""
+        turns = [{"role": "user", "text": opening + question}, {"role": "assistant", "text": "x"}]
+        encoded = self.splicer.encode(turns, media)
+        assert encoded is not None
+        return encoded.input_ids[: encoded.prompt]
+
+    def _words(self, text: str) -> list[int]:
+        return self.splicer.answer_ids(text, end=False)
+
+    @staticmethod
+    def _padded(rows: list[list[int]], value: int, length: int) -> torch.Tensor:
+        return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+
+
+def caption_loss(model: VideoLlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy in nats over answer tokens; logits are made at answer positions only."""
+    labels = batch.pop("labels")[:, 1:]
+    hidden = model.model(**batch, use_cache=False).last_hidden_state[:, :-1]
+    answered = labels != -100
+    return F.cross_entropy(model.lm_head(hidden[answered]), labels[answered])
