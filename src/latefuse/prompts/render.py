@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from latefuse.config import Modality
 from latefuse.prompts.template import Template, load
@@ -137,5 +137,4 @@ def _pieces(literal: str, template: Template, answer: bool = False, turn: int = 
     controls = (END, *template.control)
     for piece in re.split("|".join(f"({re.escape(control)})" for control in controls), literal):
         if piece:
-            kind = cast(Literal["text", "control"], "control" if piece in controls else "text")
-            yield Segment(kind, piece, answer=answer, turn=turn)
+            yield Segment("control" if piece in controls else "text", piece, answer=answer, turn=turn)

@@ -1,0 +1,21 @@
+"""Tasks: what is learned and how. One file a kind, each with the same parts in the same order.
+
+`examples(dataset, task, split, backbone)`, `collate(examples, backbone, features)`, `loss(backbone, batch)`,
+`predict(...)`, `score(...)`. A new kind is one file here and one line in the registry.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from latefuse.config import nearest
+
+KINDS = {"instruct": "latefuse.tasks.instruct"}
+
+
+def get(kind: str) -> ModuleType:
+    """The module of a kind. Raises ValueError with the nearest known kind."""
+    if kind not in KINDS:
+        raise ValueError(f"no task of kind {kind!r}{nearest(kind, KINDS)}")
+    return import_module(KINDS[kind])
