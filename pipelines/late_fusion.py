@@ -16,7 +16,7 @@ from components.fuse.component import fuse
 from components.prepare.component import prepare
 from latefuse.cluster.graph import node, place
 from latefuse.cluster.node import EvaluateConfig, FuseConfig, node_name
-from latefuse.config import Config
+from latefuse.config import Config, Section
 
 
 def build(config: Config) -> Any:
@@ -32,12 +32,8 @@ def build(config: Config) -> Any:
         evaluate_source: str,
         image: str = config.profile.default.image or "",
     ) -> None:
-        data = node(
-            prepare, "prepare", config=recipe.data.model_dump_json(exclude_defaults=True), source=prepare_source
-        )
-        base = node(
-            backbone, "backbone", config=recipe.backbone.model_dump_json(exclude_defaults=True), source=backbone_source
-        )
+        data = node(prepare, "prepare", config=_text(recipe.data), source=prepare_source)
+        base = node(backbone, "backbone", config=_text(recipe.backbone), source=backbone_source)
         given = {"dataset": data.outputs["out"], "backbone": base.outputs["out"]}
         stamp = f"{data.outputs['Output']} {base.outputs['Output']}"
         place(data, "prepare", config, image)
@@ -45,27 +41,24 @@ def build(config: Config) -> Any:
 
         trained: dict[tuple[str, int], Any] = {}
         for job in jobs:
-            name, text = node_name(job, recipe.seeds), job.model_dump_json(exclude_defaults=True)
-            task = node(finetune, name, name=name, config=text, source=finetune_source, inputs=stamp, **given)
+            name = node_name(job, recipe.seeds)
+            task = node(finetune, name, name=name, config=_text(job), source=finetune_source, inputs=stamp, **given)
             trained[job.name, job.seed] = place(task, "finetune", config, image)
 
         fused: list[Any] = []
         for seed in recipe.seeds if len(recipe.tasks) > 1 else ():
-            adapters = [trained[task, seed] for task in recipe.tasks]
-            part = FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed).model_dump_json(
-                exclude_defaults=True
-            )
             name = "fuse" if len(recipe.seeds) == 1 else f"fuse-s{seed}"
-            lists = {"adapters": [task.outputs["out"] for task in adapters], "inputs": _stamps(stamp, adapters)}
+            part = _text(FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed))
+            alone = [trained[task, seed] for task in recipe.tasks]
+            lists = {"adapters": [task.outputs["out"] for task in alone], "inputs": _stamps(stamp, alone)}
             task = node(fuse, name, name=name, config=part, source=fuse_source, **lists, **given)
             fused.append(place(task, "fuse", config, image))
 
         arms = list(trained.values())
-        whole = EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.tasks, fusion=recipe.fusion)
         task = node(
             evaluate,
             "evaluate",
-            config=whole.model_dump_json(exclude_defaults=True),
+            config=_text(EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.tasks, fusion=recipe.fusion)),
             source=evaluate_source,
             inputs=_stamps(stamp, arms + fused),
             finetuned=[task.outputs["out"] for task in arms],
@@ -75,6 +68,10 @@ def build(config: Config) -> Any:
         place(task, "evaluate", config, image)
 
     return late_fusion
+
+
+def _text(section: Section) -> str:
+    return section.model_dump_json(exclude_defaults=True)
 
 
 def _stamps(first: str, tasks: list[Any]) -> str:

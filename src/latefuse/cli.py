@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from latefuse import __version__
+
 EXAMPLES = """\
 examples:
   latefuse run configs/recipes/demo.yaml
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"latefuse {_version()}")
+    top.add_argument("--version", action="version", version=f"latefuse {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a recipe's whole pipeline on this machine")
@@ -108,12 +110,6 @@ def _recipe(command: argparse.ArgumentParser, profile: str = "local") -> None:
         metavar="KEY=VALUE",
         help="override a key of the recipe: train.max_steps=20, tasks.image.adapter.r=8",
     )
-
-
-def _version() -> str:
-    from latefuse import __version__
-
-    return __version__
 
 
 if __name__ == "__main__":
