@@ -22,7 +22,7 @@ class Columns(Section):
     split: str = ""
 
 
-class Options(Section):
+class CaptionsOptions(Section):
     """Where captions and pictures lie.
 
     captions: how many captions of a picture become conversations; all stand in the truth as references.
@@ -44,9 +44,9 @@ class Captions:
     """Items (one per picture) and conversations with topic "caption" (one per caption)."""
 
     name = "captions"
-    Options = Options
+    Options = CaptionsOptions
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(self, root: Path, options: CaptionsOptions) -> None:
         self.root, self.options = folder(root), options
         check_splits(options.splits)
         columns = options.columns
@@ -79,9 +79,12 @@ class Captions:
 
     def _pictures(self) -> Iterator[Row]:
         """One row per picture: image, captions, split. The lines of a picture stand together, so memory stays flat."""
-        columns, seen = self.options.columns, set()
+        columns = self.options.columns
+        seen: set[int] = set()
         path = below(self.root, self.options.file)
-        for key, lines in itertools.groupby(read(path, delimiter=self.options.delimiter), lambda r: r.get(columns.image, "")):
+        for key, lines in itertools.groupby(
+            read(path, delimiter=self.options.delimiter), lambda row: row.get(columns.image, "")
+        ):
             rows = list(lines)
             if "_error" in rows[0]:
                 yield from rows

@@ -13,19 +13,19 @@ from typing import Any
 
 from latefuse.config import Section
 from latefuse.data.errors import DataError, Refusal
-from latefuse.data.schema import placeholders
+from latefuse.data.schema import PLACEHOLDERS, placeholders
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, limited, read
-from latefuse.data.sources.rows import broken, check_splits, item, split_name
+from latefuse.data.sources.rows import broken, check_splits, item, ordered_media, split_name
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 TURN_LISTS = ("conversations", "messages")
 
 
-class Options(Section):
+class ChatsOptions(Section):
     """Which files, and where their media lie.
 
-    files: one file per entry, or a mapping of split to file in `split_files`. media: a folder put before every media path.
+    files: their splits are drawn; split_files: {split: file}. media: a folder put before every media path.
     limit: that many conversations of each file (a uniform choice, the same in every run).
     """
 
@@ -40,9 +40,9 @@ class Chats:
     """Conversations, and an item per distinct first medium, so that chats about one picture share a split."""
 
     name = "chats"
-    Options = Options
+    Options = ChatsOptions
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(self, root: Path, options: ChatsOptions) -> None:
         self.root, self.options = folder(root), options
         check_splits({split: split_name(split, {}) or split for split in options.split_files})
         named = [(None, name) for name in options.files]
@@ -55,7 +55,8 @@ class Chats:
             if first is None:
                 raise DataError(f"{path}: no conversations")
             if "_error" not in first and not any(key in first for key in TURN_LISTS):
-                raise DataError(f"{path}: missing column 'conversations' (or 'messages'); found: {', '.join(sorted(first))}")
+                found = ", ".join(sorted(first))
+                raise DataError(f"{path}: missing column 'conversations' (or 'messages'); found: {found}")
 
     def tables(self) -> Tables:
         """items and conversations."""
@@ -74,8 +75,7 @@ class Chats:
 
     def _conversations(self) -> Iterator[Row]:
         for split, path in self.files:
-            rows = partial(self._numbered, path)
-            for raw in limited(rows, "_line", self.options.limit)():
+            for raw in limited(partial(read, path), "_line", self.options.limit)():
                 if "_error" in raw:
                     yield raw
                     continue
@@ -84,12 +84,9 @@ class Chats:
                 except Refusal as refusal:
                     yield broken(raw["_line"], refusal.reason, refusal.detail)
 
-    def _numbered(self, path: Path) -> Iterator[Row]:
-        return read(path)
-
     def _row(self, raw: Row, path: Path, split: str | None) -> Row:
         turns = chat_turns(raw)
-        media = self._media(raw, [slot for turn in turns if turn["role"] == "user" for slot in placeholders(turn["text"])])
+        media = self._media(raw, turns)
         key = f"{path.stem}:{raw['_line'].rsplit('#', 1)[-1].rsplit(':', 1)[-1]}"
         kinds = {medium["modality"] for medium in media}
         row: Row = {
@@ -106,14 +103,11 @@ class Chats:
             row["split_item"] = split
         return row
 
-    def _media(self, raw: Row, slots: list[str]) -> list[dict[str, str]]:
-        """The media in the order of their placeholders. Raises Refusal where the counts differ."""
-        waiting = {kind: _paths(raw, kind) for kind in ("image", "video")}
-        for kind, paths in waiting.items():
-            if len(paths) != slots.count(kind):
-                raise Refusal("placeholder-mismatch", f"{len(paths)} {kind}s for {slots.count(kind)} placeholders <{kind}>")
+    def _media(self, raw: Row, turns: list[dict[str, str]]) -> list[dict[str, str]]:
         prefix = f"{self.options.media}/" if self.options.media else ""
-        return [{"modality": kind, "path": prefix + waiting[kind].pop(0)} for kind in slots]
+        paths = {kind: [prefix + path for path in _paths(raw, kind)] for kind in PLACEHOLDERS}
+        slots = [slot for turn in turns if turn["role"] == "user" for slot in placeholders(turn["text"])]
+        return ordered_media(paths, slots)
 
 
 def _paths(raw: Row, kind: str) -> list[str]:
@@ -129,14 +123,15 @@ def chat_turns(raw: Row) -> list[dict[str, str]]:
     listed = raw.get("conversations") or raw.get("messages")
     if not isinstance(listed, list):
         raise Refusal("missing-value", "no list 'conversations' or 'messages'")
-    system, turns = str(raw.get("system") or ""), []
+    system = str(raw.get("system") or "")
+    turns: list[dict[str, str]] = []
     for number, turn in enumerate(listed):
         role, text = _role_and_text(turn, number)
         if role == "system" and not turns:
             system = f"{system}\n{text}".strip()
             continue
         if role != ("assistant" if len(turns) % 2 else "user"):
-            raise Refusal("turn-order", f"turn {number} is {role!r}; user and assistant must take turns, the user first")
+            raise Refusal("turn-order", f"turn {number} is {role!r}; user and assistant alternate, the user first")
         if role == "assistant" and placeholders(text):
             raise Refusal("placeholder-mismatch", f"turn {number}: a placeholder in an answer")
         turns.append({"role": role, "text": text})

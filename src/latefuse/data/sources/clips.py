@@ -24,6 +24,9 @@ FILES = {"table": "manifest.csv", "youcook2": "youcookii_annotations_trainval.js
 VIDEOS = {"table": "{id}", "youcook2": "raw_videos/{subset}/{recipe_type}/{id}", "tasty": "videos/{id}"}
 
 
+EMPTY: Row = {"title": "", "caption": "", "ingredients": [], "steps": [], "split": None, "licence": ""}
+
+
 class Columns(Section):
     """The columns of a table with one line per clip. `title`, `split` and `licence` may be empty."""
 
@@ -42,7 +45,7 @@ class Questions(Section):
     recipe: str = "Write the recipe of this clip."
 
 
-class Options(Section):
+class ClipsOptions(Section):
     """Which annotation, where the clips lie, what becomes a conversation and how long an answer may be.
 
     file and videos have a default per layout; videos is a path with {id}, {subset}, {recipe_type} and needs no ending.
@@ -70,9 +73,9 @@ class Clips:
     """Items (one per clip) and conversations with topics "caption", "dish" and "recipe"."""
 
     name = "clips"
-    Options = Options
+    Options = ClipsOptions
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(self, root: Path, options: ClipsOptions) -> None:
         self.root, self.options = folder(root), options
         check_splits(options.splits)
         self.file = below(root, options.file or FILES[options.layout])
@@ -95,14 +98,15 @@ class Clips:
 
     def _clips(self) -> Iterator[Row]:
         """One row per clip: id, video, title, caption, ingredients, steps, split, licence."""
-        parse = {"table": self._from_table, "youcook2": self._from_youcook2, "tasty": self._from_tasty}[self.options.layout]
+        layouts = {"table": self._from_table, "youcook2": self._from_youcook2, "tasty": self._from_tasty}
+        parse = layouts[self.options.layout]
         for raw in read(self.file):
             if "_error" in raw:
                 yield raw
                 continue
             try:
                 for row in parse(raw):
-                    whole: Row = {"title": "", "caption": "", "ingredients": [], "steps": [], "split": None, "licence": "", **row}
+                    whole: Row = {**EMPTY, **row}
                     whole.setdefault("_line", raw["_line"])
                     if not whole["caption"] and not whole["steps"] and "_error" not in whole:
                         yield broken(whole["_line"], "no-words", f"{row['id']!r} has neither a caption nor steps")
@@ -127,7 +131,8 @@ class Clips:
             line, kind = f"{self.file.name}: {key}", str(clip.get("recipe_type", ""))
             steps = [part["sentence"] for part in sorted(clip["annotations"], key=lambda part: part["segment"][0])]
             # Its test annotations were never published: the validation videos are the usual test.
-            split = self._split("test" if clip["subset"] == "validation" and not self.options.splits else clip["subset"], line)
+            usual = clip["subset"] == "validation" and not self.options.splits
+            split = self._split("test" if usual else clip["subset"], line)
             path = self._path(id=key, subset=clip["subset"], recipe_type=kind)
             yield {"id": key, "video": path, "title": self.names.get(kind, ""), "steps": steps, "_line": line, **split}
 
@@ -161,7 +166,7 @@ class Clips:
         return {number.strip(): name.strip() for number, name in pairs}
 
     def _path(self, **parts: str) -> str:
-        """The path of a clip; without an ending the one that is there, else the first, which is then reported missing."""
+        """The path of a clip; without an ending the file that is there, else .mp4, which is reported missing."""
         path = self.options.videos or VIDEOS[self.options.layout]
         for name, value in parts.items():
             path = path.replace(f"{{{name}}}", value)
@@ -199,4 +204,5 @@ def component_text(component: Mapping[str, Any]) -> str:
     measured: Mapping[str, Any] = next(iter(component.get("measurements") or []), {})
     quantity = str(measured.get("quantity") or "")
     unit = (measured.get("unit") or {}).get("abbreviation", "")
-    return " ".join(part for part in ("" if quantity == "0" else quantity, unit, component["ingredient"]["name"]) if part)
+    parts = ("" if quantity == "0" else quantity, unit, component["ingredient"]["name"])
+    return " ".join(part for part in parts if part)

@@ -254,7 +254,7 @@ def sample(keys: Iterable[tuple[str, str]], limit: int) -> set[str]:
 
 
 def limited(rows: Callable[[], Iterator[Row]], key: str, limit: int | None) -> Callable[[], Iterator[Row]]:
-    """`rows`, or a uniform sample of `limit` of them by the hash of their `key`; broken rows stay, so they are counted."""
+    """`rows`, or a uniform sample of `limit` of them by the hash of `key`; broken rows stay and are counted."""
     if limit is None:
         return rows
 

@@ -26,7 +26,7 @@ class Columns(Section):
     split: str = "split"
 
 
-class Options(Section):
+class LabelledImagesOptions(Section):
     """How the pictures lie and which of them are read.
 
     layout `folders` is <split>/<class>/<file>, or <class>/<file> without official splits.
@@ -59,9 +59,9 @@ class LabelledImages:
     """Items (one per picture) and conversations that ask for the class, a closed list of names."""
 
     name = "labelled_images"
-    Options = Options
+    Options = LabelledImagesOptions
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(self, root: Path, options: LabelledImagesOptions) -> None:
         self.root, self.options = folder(root), options
         check_splits(options.splits)
         self._pictures = {
@@ -120,7 +120,8 @@ class LabelledImages:
             return list(self._foodx_names().values())
         elif self.options.layout == "csv":
             columns = self.options.columns
-            require(below(self.root, self.options.file), [c for c in (columns.image, columns.label, columns.split) if c])
+            needed = [column for column in (columns.image, columns.label, columns.split) if column]
+            require(below(self.root, self.options.file), needed)
         found = sorted({p.label for p in self._pictures() if not p.error})
         if not found:
             raise DataError(f"{self.root}: no labelled pictures in the layout {self.options.layout!r}")
@@ -137,7 +138,8 @@ class LabelledImages:
             if columns.split:
                 split = split_name(row[columns.split], self.options.splits)
                 if split is None:
-                    yield Picture("", "", None, line, f"unknown-split: {row[columns.split]!r}; name it in data.options.splits")
+                    reason = f"unknown-split: {row[columns.split]!r}; name it in data.options.splits"
+                    yield Picture("", "", None, line, reason)
                     continue
             if not label:
                 yield Picture("", "", None, line, f"no-label: column {columns.label!r} is empty")
@@ -155,14 +157,14 @@ class LabelledImages:
                     yield Picture(f"{parent}/{path.name}", label, split, f"{parent}/{path.name}")
 
     def _from_food101(self) -> Iterator[Picture]:
-        for split in ("train", "test"):
-            path = below(self.root, f"meta/{split}.txt")
+        for word in ("train", "test"):
+            path, split = below(self.root, f"meta/{word}.txt"), split_name(word, self.options.splits)
             with path.open(encoding="utf-8") as lines:
                 for number, line in enumerate(lines, start=1):
                     key = line.strip()
                     where = f"{path.name}:{number}"
                     if key.count("/") == 1:
-                        yield Picture(f"images/{key}.jpg", key.split("/")[0], split_name(split, self.options.splits), where)
+                        yield Picture(f"images/{key}.jpg", key.split("/")[0], split, where)
                     elif key:
                         yield Picture("", "", None, where, f"torn-row: {key!r}; expected <class>/<id>")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,8 @@ from latefuse.config import Section, nearest
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, read, require, sample
-from latefuse.data.sources.rows import broken, item, question
+from latefuse.data.sources.rows import broken, item, question, words
+from latefuse.prompts.render import escape
 
 NO_GENRES = "(no genres listed)"
 _YEAR = re.compile(r"\s*\((\d{4})(?:[-–]\d{0,4})?\)\s*$")
@@ -31,14 +32,14 @@ class Questions(Section):
     plot: str = "Which genres has this film? {plot}"
 
 
-class Options(Section):
+class MovieLensOptions(Section):
     """Which films and ratings are kept.
 
-    posters: the folder with <movieId>.jpg, "" for none. plots: the file, "" for none; sources: which source goes first
-    (empty: the longest text). needs: films without these are left out. core: users and films with fewer ratings are left
-    out, again and again until none is left (k-core). limit: that many films at most (a uniform choice, the same in every
-    run). min_rating: lower ratings are left out. topics: the genres asked of the `poster` (image), of the `plot` (text).
-    max_plot_words shortens the plot of a question; the item keeps it whole.
+    posters: the folder with <movieId>.jpg, "" for none. plots: the file, "" for none; sources: which source goes
+    first (empty: the longest text). needs: films without these are left out. core: users and films with fewer ratings
+    are left out, again and again until none is left (k-core). limit: that many films at most (a uniform choice, the
+    same in every run). min_rating: lower ratings are left out. topics: the genres asked of the `poster` (image), of
+    the `plot` (text). max_plot_words shortens the plot of a question; the item keeps it whole.
     """
 
     posters: str = "posters"
@@ -58,9 +59,9 @@ class MovieLens:
     """Items, events of kind "rating", and conversations that ask for the genres, a closed list of names."""
 
     name = "movielens"
-    Options = Options
+    Options = MovieLensOptions
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(self, root: Path, options: MovieLensOptions) -> None:
         self.root, self.options = folder(root), options
         require(below(root, "movies.csv"), ("movieId", "title", "genres"))
         require(below(root, "ratings.csv"), ("userId", "movieId", "rating", "timestamp"))
@@ -68,7 +69,8 @@ class MovieLens:
             require(below(root, options.plots), ("movieId", "source", "text"))
         if options.posters:
             below(root, options.posters)
-        unknown = [f"{name!r}{nearest(name, self._plot_sources)}" for name in options.sources if name not in self._plot_sources]
+        known = self._plot_sources
+        unknown = [f"{name!r}{nearest(name, known)}" for name in options.sources if name not in known]
         if unknown:
             raise DataError(f"data.options.sources: {options.plots} has no source {', '.join(unknown)}")
 
@@ -89,7 +91,7 @@ class MovieLens:
             )  # fmt: skip
 
     def _events(self) -> Iterator[Row]:
-        users = self._kept[1]
+        films, users = self._kept
         for row in read(below(self.root, "ratings.csv")):
             if "_error" in row:
                 yield row
@@ -99,7 +101,8 @@ class MovieLens:
             except ValueError as error:
                 yield broken(row["_line"], "wrong-type", str(error))
                 continue
-            if value >= self.options.min_rating and row["movieId"] in self._kept[0] and (users is None or row["userId"] in users):
+            known = row["movieId"] in films and (users is None or row["userId"] in users)
+            if known and value >= self.options.min_rating:
                 yield {
                     "user": row["userId"], "item": row["movieId"], "ts": ts,
                     "kind": "rating", "value": value, "_line": row["_line"],
@@ -111,13 +114,14 @@ class MovieLens:
             if "_error" in row or not row["genres"]:
                 continue
             answer = ", ".join(row["genres"])
+            truth = {"name": answer, "names": "genres"}
             about = {"topic": "genres", "line": row["_line"], "item": row["id"]}
-            put = partial(question, answer=answer, truth={"name": answer, "names": "genres"}, **about)
             if "poster" in options.topics and row["images"]:
-                yield put(f"poster:{row['id']}", ask.poster, media=[("image", row["images"][0])])
+                media = [("image", row["images"][0])]
+                yield question(f"poster:{row['id']}", ask.poster, answer, media, truth, **about)
             if "plot" in options.topics and row["plot"]:
-                plot = " ".join(row["plot"].split()[: options.max_plot_words])
-                yield put(f"plot:{row['id']}", ask.plot.replace("{plot}", plot), media=[])
+                asked = ask.plot.replace("{plot}", escape(words(row["plot"], options.max_plot_words)))
+                yield question(f"plot:{row['id']}", asked, answer, [], truth, **about)
 
     def _films(self) -> Iterator[Row]:
         """The films that are kept: id, title, year, genres, plot, images."""

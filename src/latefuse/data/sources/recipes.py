@@ -11,6 +11,7 @@ from latefuse.config import Section
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, limited, read, require
 from latefuse.data.sources.rows import broken, check_splits, item, question, recipe_answer, split_name, words
+from latefuse.prompts.render import escape
 
 
 class Columns(Section):
@@ -32,10 +33,10 @@ class Questions(Section):
     text: str = "Write the recipe of {title}."
 
 
-class Options(Section):
+class RecipesOptions(Section):
     """What becomes a conversation, and how long an answer may be.
 
-    topics: `dish` asks a photo for the title, `recipe` a photo for the recipe, `text` the title for the recipe (text only).
+    topics: `dish` asks a photo for the title, `recipe` a photo for the recipe, `text` the title for the recipe.
     max_ingredients, max_steps, max_words (per step) shorten the recipe that is asked for; the item keeps it whole.
     limit: that many recipes (a uniform choice, the same in every run). photos_only leaves recipes without a photo out.
     """
@@ -58,9 +59,9 @@ class Recipes:
     """Items (one per recipe, the full text) and conversations with topics "dish" and "recipe"."""
 
     name = "recipes"
-    Options = Options
+    Options = RecipesOptions
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(self, root: Path, options: RecipesOptions) -> None:
         self.root, self.options = folder(root), options
         check_splits(options.splits)
         columns = options.columns
@@ -94,7 +95,8 @@ class Recipes:
             elif not raw.get(columns.id) or not raw.get(columns.title):
                 yield broken(raw["_line"], "missing-value", f"{columns.id!r} or {columns.title!r} is empty")
             elif columns.split and split is None:
-                yield broken(raw["_line"], "unknown-split", f"{raw.get(columns.split)!r}; name it in data.options.splits")
+                word = raw.get(columns.split)
+                yield broken(raw["_line"], "unknown-split", f"{word!r}; name it in data.options.splits")
             else:
                 names = dict.fromkeys(lists["images"])
                 images = [f"{options.images}/{name}" if options.images else name for name in names]
@@ -126,7 +128,7 @@ class Recipes:
                 key = f"recipe:{row['id']}#{number}"
                 yield question(key, ask.recipe, answer, [("image", path)], truth, topic="recipe", **placed)
         if "text" in options.topics and answer:
-            asked = ask.text.replace("{title}", row["title"])
+            asked = ask.text.replace("{title}", escape(row["title"]))
             yield question(f"text:{row['id']}", asked, answer, [], truth, topic="recipe", **placed)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from latefuse.data.errors import DataError
+from latefuse.data.errors import DataError, Refusal
 from latefuse.data.schema import PLACEHOLDERS, SPLITS
 from latefuse.evaluation.recipe_text import parse_ingredient
 
@@ -21,8 +21,8 @@ SPLIT_WORDS = {
 
 def item(key: str, title: str, line: str, split: str | None = None, **rest: Any) -> Row:
     """A row of `items`; rest: text, attributes (a mapping), images, videos, language, licence."""
-    row: Row = {"id": key, "title": title, "text": "", "images": [], "videos": [], "language": "", "licence": "", **rest}
-    return _placed(row, line, split)
+    empty: Row = {"text": "", "images": [], "videos": [], "language": "", "licence": ""}
+    return _placed({"id": key, "title": title, **empty, **rest}, line, split)
 
 
 def question(
@@ -60,6 +60,16 @@ def _placed(row: Row, line: str, split: str | None) -> Row:
     return row
 
 
+def ordered_media(paths: Mapping[str, Sequence[str]], slots: Sequence[str]) -> list[dict[str, str]]:
+    """Media {modality: paths} in the order of their placeholders. Raises Refusal where the counts differ."""
+    for kind in PLACEHOLDERS:
+        if len(paths.get(kind, ())) != slots.count(kind):
+            detail = f"{len(paths.get(kind, ()))} {kind}s for {slots.count(kind)} placeholders {PLACEHOLDERS[kind]}"
+            raise Refusal("placeholder-mismatch", detail)
+    waiting = {kind: iter(listed) for kind, listed in paths.items()}
+    return [{"modality": kind, "path": next(waiting[kind])} for kind in slots]
+
+
 def broken(line: str, reason: str, detail: str = "") -> Row:
     """A row for the quarantine: `reason` is a short slug that is counted, `detail` a sentence for a human."""
     return {"_line": line, "_error": f"{reason}: {detail}" if detail else reason}
@@ -92,7 +102,8 @@ def recipe_answer(ingredients: Iterable[str], steps: Iterable[str]) -> tuple[str
     """The answer text 'ingredients : a ; b steps : c ; d' and its truth, read from the same entries."""
     listed = [entry for entry in map(recipe_entry, ingredients) if entry]
     told = [entry for entry in map(recipe_entry, steps) if entry]
-    parts = [f"{name} : {' ; '.join(entries)}" for name, entries in (("ingredients", listed), ("steps", told)) if entries]
+    sections = {"ingredients": listed, "steps": told}
+    parts = [f"{name} : {' ; '.join(entries)}" for name, entries in sections.items() if entries]
     parsed = [parse_ingredient(entry) for entry in listed]
     truth = {
         "ingredients": [{"amount": one.amount, "unit": one.unit, "name": one.name} for one in parsed],
