@@ -95,11 +95,14 @@ def added(model: nn.Module, changes: Mapping[str, Tensor] | Change, weight: floa
             if change.shape != parameter.shape:
                 raise FusionError(f"{name}: change {tuple(change.shape)}, weight {tuple(parameter.shape)}")
             old[name] = parameter.data
+            # Whoever stores features of a frozen tower sees here that this one is not as it was.
+            parameter.changed = True  # type: ignore[attr-defined]  # parameters take attributes
             parameter.data = (parameter.data.float() + weight * change.to(parameter.device)).to(parameter.dtype)
         yield
     finally:
         for name, tensor in old.items():
             parameters[name].data = tensor
+            del parameters[name].changed  # type: ignore[attr-defined]  # see above
 
 
 def inside(parameter: str, modules: tuple[str, ...]) -> bool:

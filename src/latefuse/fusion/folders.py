@@ -51,7 +51,7 @@ def read(folder: str | Path, base: Mapping[str, Tensor] | None = None, name: str
     if (folder / DENSE_WEIGHTS).exists():
         tensors = _tensors(folder / DENSE_WEIGHTS)
         return Change(name or folder.name, dense={key: tensor.float() for key, tensor in tensors.items()})
-    config = _json(folder / PEFT_CONFIG)
+    config = read_json(folder / PEFT_CONFIG)
     _refuse(config, folder)
     tensors = _tensors(folder / PEFT_WEIGHTS)
     low: dict[str, dict[str, Tensor]] = {}
@@ -64,7 +64,9 @@ def read(folder: str | Path, base: Mapping[str, Tensor] | None = None, name: str
         if match:
             low.setdefault(match["module"], {})[match["part"]] = tensor.float()
         elif "lora_" in key:
-            raise FusionError(f"{folder / PEFT_WEIGHTS}: {key!r} is a kind of LoRA that can't be merged; only linears can")
+            raise FusionError(
+                f"{folder / PEFT_WEIGHTS}: {key!r} is a kind of LoRA that can't be merged; only linears can"
+            )
         else:
             plain[key] = tensor.float()
     change = Change(name or folder.name, whole=_whole_modules(config, plain))
@@ -77,12 +79,12 @@ def read(folder: str | Path, base: Mapping[str, Tensor] | None = None, name: str
 
 @contextlib.contextmanager
 def apply_dense(backbone: Any, folder: str | Path, weight: float = 1.0) -> Iterator[None]:
-    """Inside the context the merged folder (dense or PEFT) is added to the backbone, `weight` times; then exactly undone.
+    """Inside the context a folder (dense or PEFT) is on the backbone, `weight` times; afterwards it is exactly undone.
 
     backbone: a Backbone or a bare module. Raises FusionError when the folder was merged for another backbone.
     """
     folder = Path(folder)
-    card = _json(folder / CARD) if (folder / CARD).exists() else {}
+    card = read_json(folder / CARD) if (folder / CARD).exists() else {}
     expected, digest = card.get("backbone_digest"), getattr(backbone, "digest", None)
     if expected and digest and expected != digest:
         raise FusionError(f"{folder}: merged for backbone {expected[:12]}, this one is {digest[:12]}")
@@ -131,7 +133,12 @@ def _save_lora(folder: Path, change: Change, base: Mapping[str, Tensor]) -> None
 
 
 def _add_low(
-    change: Change, module: str, parts: dict[str, Tensor], config: dict[str, Any], base: Mapping[str, Tensor] | None, folder: Path
+    change: Change,
+    module: str,
+    parts: dict[str, Tensor],
+    config: dict[str, Any],
+    base: Mapping[str, Tensor] | None,
+    folder: Path,
 ) -> None:
     down, up = parts.get("lora_A"), parts.get("lora_B")
     if down is None or up is None or down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1]:
@@ -161,7 +168,9 @@ def _pattern(patterns: dict[str, Any] | None, module: str, default: float) -> fl
 
 def _refuse(config: dict[str, Any], folder: Path) -> None:
     if config.get("peft_type") != "LORA":
-        raise FusionError(f"{folder / PEFT_CONFIG}: peft_type {config.get('peft_type')!r} can't be merged, only LORA can")
+        raise FusionError(
+            f"{folder / PEFT_CONFIG}: peft_type {config.get('peft_type')!r} can't be merged, only LORA can"
+        )
     for key, reason in _REFUSED.items():
         if config.get(key):
             raise FusionError(f"{folder / PEFT_CONFIG}: {key} is set: {reason}")
@@ -191,7 +200,8 @@ def _base(base: Mapping[str, Tensor] | None, name: str, shape: torch.Size, folde
     return base[name].detach().float().cpu()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of an adapter folder. Raises FusionError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

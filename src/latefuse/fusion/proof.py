@@ -76,8 +76,11 @@ def reference(merge: Merge, changes: Sequence[Change]) -> Callable[[str], Tensor
         if merge.method == "concat":
             return torch.stack(dense).sum(dim=0)
         if merge.method == "dare":
-            masks = (dare_mask(d.shape, merge.density, merge.seed, c.name, parameter) for d, (c, _) in zip(dense, pairs))
-            return torch.stack([d * mask / merge.density for d, mask in zip(dense, masks)]).sum(dim=0)
+            kept = [
+                dare_mask(part.shape, merge.density, merge.seed, change.name, parameter)
+                for part, (change, _) in zip(dense, pairs, strict=True)
+            ]
+            return torch.stack([part * mask / merge.density for part, mask in zip(dense, kept, strict=True)]).sum(dim=0)
         if merge.method == "ties":
             return _ties_reference([change[parameter] for change, _ in pairs], [w for _, w in pairs], merge.density)
         total = torch.stack(dense).sum(dim=0)
@@ -96,11 +99,17 @@ def prove_weights(
 ) -> list[Check]:
     """The claims on the weight changes: of the folder as it is read back, of single adapters, of the exact settings."""
     saved = read(folder, base)
-    names = sorted({name for change, weight in zip(changes, merged.weights, strict=True) if weight for name in change.parameters})
+    names = sorted(
+        {name for change, weight in zip(changes, merged.weights, strict=True) if weight for name in change.parameters}
+    )
     if saved.parameters != names:
         odd = sorted(set(saved.parameters) ^ set(names))
         raise ProofError(f"{folder}: {len(odd)} weights are missing from it or too many in it, the first is {odd[0]!r}")
-    checks = [_compare("the saved folder, read back, is its dense reference", saved, reference(merged, changes), base, tolerance)]
+    checks = [
+        _compare(
+            "the saved folder, read back, is its dense reference", saved, reference(merged, changes), base, tolerance
+        )
+    ]
     alone = [_compare("", _round_trip(change, merged, base), change.__getitem__, base, tolerance) for change in changes]
     checks.append(replace(max(alone, key=_badness), claim="one adapter alone, nothing dropped or cut, is itself"))
     if merged.method == "ties":
@@ -126,7 +135,9 @@ def store(folder: Path, merged: Merge, checks: Sequence[Check], facts: Mapping[s
         "checks": [{**asdict(check), "holds": check.holds} for check in checks],
     }  # fmt: skip
     (folder / PROOF).write_text(json.dumps(proof, indent=1) + "\n", encoding="utf-8")
-    broken = [f"{c.claim}: relative error {c.error:.2e} above {c.limit:.0e} at {c.where}" for c in checks if not c.holds]
+    broken = [
+        f"{c.claim}: relative error {c.error:.2e} above {c.limit:.0e} at {c.where}" for c in checks if not c.holds
+    ]
     if broken:
         raise ProofError(f"{folder}: the {merged.method} merge is wrong; " + "; ".join(broken))
     return proof
@@ -189,7 +200,10 @@ def _dense64(change: Change, parameter: str) -> Tensor:
 
 def _ties_reference(deltas: list[Tensor], weights: list[float], density: float) -> Tensor:
     """TIES by sorting and by counting positive and negative mass apart."""
-    positive, negative = torch.zeros_like(deltas[0], dtype=torch.float64), torch.zeros_like(deltas[0], dtype=torch.float64)
+    positive, negative = (
+        torch.zeros_like(deltas[0], dtype=torch.float64),
+        torch.zeros_like(deltas[0], dtype=torch.float64),
+    )
     positive_weight, negative_weight = torch.zeros_like(positive), torch.zeros_like(positive)
     for delta, weight in zip(deltas, weights, strict=True):
         keep = max(1, -int(-density * delta.numel() // 1))
@@ -213,7 +227,9 @@ def _cut(matrix: Tensor, rank: int, known_rank: int | None) -> Tensor:
     """
     basis = None
     if known_rank is not None and min(matrix.shape) > max(_SMALL_MATRIX, known_rank + 8):
-        probes = torch.randn(matrix.shape[1], known_rank + 8, dtype=matrix.dtype, generator=torch.Generator().manual_seed(0))
+        probes = torch.randn(
+            matrix.shape[1], known_rank + 8, dtype=matrix.dtype, generator=torch.Generator().manual_seed(0)
+        )
         basis = torch.linalg.qr(matrix @ probes)[0]
         matrix = basis.T @ matrix
     left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)

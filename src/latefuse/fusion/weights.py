@@ -33,7 +33,7 @@ class Energy:
 
 
 def concat(changes: Sequence[Change], weights: Sequence[float]) -> Change:
-    """The weighted sum of the changes, exactly: `B A = sum_i w_i B_i A_i` by stacking the factors, rank sum of the ranks.
+    """The weighted sum of the changes, exactly: `B A = sum_i w_i B_i A_i` by stacking the factors; the ranks add up.
 
     Modules that one of the adapters changes densely (DoRA, trained whole) are summed densely. Raises FusionError.
     """
@@ -88,7 +88,7 @@ def ties_layer(deltas: Tensor, weights: Tensor, density: float) -> Tensor:
 
 
 def dare(changes: Sequence[Change], weights: Sequence[float], density: float, seed: int = 0) -> Change:
-    """DARE (Yu et al. 2024, arXiv 2311.03099): drop entries at random, rescale the kept by 1/density, weighted sum. Dense.
+    """DARE (Yu et al. 2024, arXiv 2311.03099): drop at random, rescale what is kept by 1/density, weighted sum. Dense.
 
     What is dropped depends on the seed and on the names of adapter and parameter only.
     """
@@ -109,18 +109,20 @@ def dare(changes: Sequence[Change], weights: Sequence[float], density: float, se
     return merged
 
 
-def dare_mask(shape: torch.Size, density: float, seed: int, adapter: str, parameter: str) -> Tensor:
+def dare_mask(shape: Sequence[int], density: float, seed: int, adapter: str, parameter: str) -> Tensor:
     """Which entries DARE keeps: bool of the given shape, each true with probability `density`."""
     key = hashlib.sha256(f"{seed}\n{adapter}\n{parameter}".encode()).digest()
-    draws = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little"))).random(tuple(shape), np.float32)
+    draws = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little"))).random(
+        tuple(shape), np.float32
+    )
     return torch.from_numpy(draws < density)
 
 
 def svd(changes: Sequence[Change], weights: Sequence[float], rank: int | None = None) -> tuple[Change, Energy]:
     """The weighted sum, every matrix of it cut to its best approximation of the given rank (Eckart-Young).
 
-    rank: None means the largest rank that one of the adapters has in that module. Vectors and modules trained whole stay
-    as they are. Returns the low-rank change and the energy that the cut kept.
+    rank: None means the largest rank that one of the adapters has in that module. Vectors and modules trained whole
+    stay as they are. Returns the low-rank change and the energy that the cut kept.
     """
     exact = concat(changes, weights)
     merged = Change("svd", whole=exact.whole)
@@ -146,7 +148,12 @@ def svd(changes: Sequence[Change], weights: Sequence[float], rank: int | None = 
 
 
 def merge(
-    method: MergeMethod, changes: Sequence[Change], weights: Sequence[float], density: float, rank: int | None, seed: int
+    method: MergeMethod,
+    changes: Sequence[Change],
+    weights: Sequence[float],
+    density: float,
+    rank: int | None,
+    seed: int,
 ) -> tuple[Change, Energy | None]:
     """One of the four merges by name; the energy is None where nothing is cut off."""
     if method == "svd":

@@ -1,0 +1,285 @@
+"""Separate adapters in, fused models out: merged by weight and proved, mixed by output, all weights from validation."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from latefuse.config import Fusion, MergeMethod, Task
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.fusion import late
+from latefuse.fusion.changes import Change, FusionError, added, base_weights
+from latefuse.fusion.folders import PEFT_CONFIG, read, save_merged
+from latefuse.fusion.probe import Probe, prove_logits
+from latefuse.fusion.proof import Merge, prove_weights, store
+from latefuse.fusion.search import Candidate, search
+from latefuse.fusion.weights import merge
+from latefuse.models.adapters import AdapterCard, active, read_card
+from latefuse.models.adapters import load as load_adapter
+from latefuse.models.backbone import Backbone
+from latefuse.models.backbone import load as load_backbone
+from latefuse.tasks import get as kind_of
+from latefuse.tasks.instruct import Example, answer_tokens, nll
+from latefuse.tracking import Tracker
+from latefuse.training.features import Features
+
+SPLIT = "valid"
+PROBE_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every merge of one seed is made of and tried on."""
+
+    fusion: Fusion
+    seed: int
+    backbone: Backbone
+    base: Mapping[str, Tensor]
+    changes: list[Change]
+    rows: dict[str, list[Example]]
+    features: Features
+    card: dict[str, Any]
+
+
+def run(
+    fusion: Fusion,
+    tasks: Mapping[str, Task],
+    dataset: Path,
+    backbone: Path,
+    adapters: Sequence[Path],
+    seed: int,
+    out: Path,
+    tracker: Tracker,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Fuse the tasks' adapters of one seed; returns the result that also lies in `out/result.json`.
+
+    adapters: output folders of `finetune` (or adapter folders); those of other arms and seeds are passed over. Writes
+    `out/<method>/` with its `proof.json` for every merge method and `out/late.json`. Raises FusionError when an adapter
+    is missing or of another backbone, and when a proof does not hold.
+    """
+    began = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    data = Dataset(dataset)
+    folders, skipped = _chosen(adapters, tasks, seed)
+    bench = _bench(fusion, tasks, data, backbone, folders, seed, cache)
+    merges = {}
+    start: tuple[float, ...] | None = None
+    for method in fusion.methods:
+        merges[method], start = _merge(bench, method, start, out / method)
+    fused = _late(bench, tasks, data, out)
+    result = {
+        "step": "fuse",
+        "seed": seed,
+        "tasks": list(tasks),
+        "passed_over": skipped,
+        "split": SPLIT,
+        "search_rows": {name: len(rows) for name, rows in bench.rows.items()},
+        "merges": merges,
+        "late": fused,
+        "inputs": {"dataset": data.fingerprint, "backbone": bench.backbone.digest, "adapters": sorted(folders)},
+        "wall_s": time.perf_counter() - began,
+        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+        "run_id": tracker.run_id,
+    }
+    _tell(tracker, data, result, out)
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(_summary(result))
+    return result
+
+
+def _chosen(folders: Sequence[Path], tasks: Mapping[str, Task], seed: int) -> tuple[dict[str, Path], list[str]]:
+    """The adapter of each task under this seed, in the recipe's order, and the names of what was passed over."""
+    found: dict[str, Path] = {}
+    skipped = []
+    for path in folders:
+        folder = path if (path / PEFT_CONFIG).exists() else path / "adapter"
+        card = read_card(folder)
+        if card.arm not in tasks or card.seed != seed:
+            skipped.append(f"{card.arm} (seed {card.seed})")
+        elif card.arm in found:
+            raise FusionError(f"{folder} and {found[card.arm]}: two adapters of task {card.arm!r} under seed {seed}")
+        else:
+            found[card.arm] = folder
+    missing = [name for name in tasks if name not in found]
+    if missing:
+        raise FusionError(f"no adapter of {', '.join(missing)} under seed {seed} among {[str(f) for f in folders]}")
+    return {name: found[name] for name in tasks}, skipped
+
+
+def _bench(
+    fusion: Fusion,
+    tasks: Mapping[str, Task],
+    data: Dataset,
+    path: Path,
+    folders: Mapping[str, Path],
+    seed: int,
+    cache: Path | None,
+) -> Bench:
+    """Backbone with all adapters attached (and their changes read), validation rows, features."""
+    backbone = load_backbone(path)
+    base = base_weights(backbone.model)
+    changes = [read(folder, base, name) for name, folder in folders.items()]
+    for name, folder in folders.items():
+        load_adapter(backbone, folder, name)
+    rows = {name: _validation_rows(data, task, backbone, fusion.search_rows) for name, task in tasks.items()}
+    features = Features(backbone, data.media, cache)
+    features.warm((ref for part in rows.values() for row in part for ref in row.media), progress=False)
+    card = {
+        "task": "+".join(tasks),
+        "modality": tuple(dict.fromkeys(task.modality for task in tasks.values())),
+        "seed": seed,
+        "backbone_digest": backbone.digest,
+        "config_digest": fusion.digest,
+        "data_fingerprint": data.fingerprint,
+        "total_parameters": sum(weight.numel() for weight in base.values()),
+    }
+    return Bench(fusion, seed, backbone, base, changes, rows, features, card)
+
+
+def _validation_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -> list[Example]:
+    """At most `count` rows spread over the validation split; none where it has none. Never a row of another split."""
+    try:
+        rows: list[Example] = kind_of(task.kind).examples(data, task, SPLIT, backbone)
+    except DataError:
+        return []
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    chosen = [rows[place] for place in places]
+    known = set(data.table(task.table, SPLIT, columns=["id"]).column("id").to_pylist())
+    strangers = [row.row for row in chosen if row.row not in known]
+    if strangers:
+        raise FusionError(f"{data.path}: row {strangers[0]} is not of split {SPLIT!r}; weights are chosen there only")
+    return chosen
+
+
+def _merge(
+    bench: Bench, method: MergeMethod, start: tuple[float, ...] | None, folder: Path
+) -> tuple[dict[str, Any], tuple[float, ...]]:
+    """Search the weights, merge, save, prove. Returns what the result says of it, and the weights."""
+    fusion, changes = bench.fusion, bench.changes
+
+    def built(weights: Sequence[float]) -> Merge:
+        return Merge(method, tuple(weights), fusion.density, fusion.rank, bench.seed)
+
+    best, tried, reason = _search(bench, built, start)
+    chosen = built(best)
+    change, energy = merge(method, changes, best, fusion.density, fusion.rank, bench.seed)
+    as_lora = save_merged(folder, change, bench.base, _card(bench, method, change, tried, best))
+    checks = prove_weights(folder, chosen, changes, bench.base, fusion.tolerance)
+    facts: dict[str, Any] = {"retained_energy": energy.total, "retained_by_module": energy.modules} if energy else {}
+    rows = [part[:PROBE_ROWS] for part in bench.rows.values()]
+    if any(rows):
+        on_logits, moved = prove_logits(
+            Probe(bench.backbone, rows, bench.features), folder, chosen, changes, fusion.tolerance
+        )
+        checks, facts = checks + on_logits, {**facts, **moved}
+    names = [change.name for change in changes]
+    proof = store(folder, chosen, checks, {**facts, "adapters": names, "dense": not as_lora})
+    said = {
+        "weights": dict(zip(names, best, strict=True)),
+        "chosen_by": reason,
+        "candidates": [{"weights": list(c.weights), "nll": c.nll, "loss": c.loss} for c in tried],
+        "dense": not as_lora,
+        "worst_error": max(check["error"] for check in proof["checks"]),
+        **({"retained_energy": energy.total} if energy else {}),
+    }
+    return said, tuple(best)
+
+
+def _search(
+    bench: Bench, built: Any, start: tuple[float, ...] | None
+) -> tuple[tuple[float, ...], list[Candidate], str]:
+    """The weights of one method, the candidates tried and how the choice was made."""
+    count = len(bench.changes)
+    if count == 1:
+        return (1.0,), [], "a single adapter is merged as it is"
+    if not any(bench.rows.values()):
+        return (1.0 / count,) * count, [], f"no row in split {SPLIT!r}: equal weights"
+
+    def evaluate(weights: tuple[float, ...]) -> dict[str, float]:
+        with active(bench.backbone, None), added(bench.backbone.model, built(weights).run(bench.changes)):
+            return {name: _mean_nll(bench, rows) for name, rows in bench.rows.items() if rows}
+
+    best, tried = search(evaluate, count, bench.fusion.grid, bench.fusion.candidates, start)
+    return best.weights, tried, f"mean answer NLL on split {SPLIT!r}"
+
+
+def _mean_nll(bench: Bench, rows: list[Example]) -> float:
+    """Nats per answer token."""
+    total = float(nll(bench.backbone, rows, features=bench.features).sum())
+    return total / sum(answer_tokens(row) for row in rows)
+
+
+def _card(
+    bench: Bench, method: str, change: Change, tried: Sequence[Candidate], weights: tuple[float, ...]
+) -> dict[str, Any]:
+    losses = [candidate.loss for candidate in tried if candidate.weights == weights]
+    numbers = [*(a.numel() + b.numel() for a, b in change.low.values()), *(d.numel() for d in change.dense.values())]
+    return AdapterCard(
+        **bench.card,
+        arm=f"separate+merge-{method}",
+        metrics={"valid_nll": losses[0]} if losses else {},
+        target_modules=tuple(sorted(change.low)),
+        modules_to_save=change.whole,
+        parameters=sum(numbers),
+    ).model_dump(mode="json")
+
+
+def _late(bench: Bench, tasks: Mapping[str, Task], data: Dataset, out: Path) -> dict[str, Any]:
+    """Learn the weights of both mixtures of outputs on validation and write `late.json`, or say there why not."""
+    settings, names = bench.fusion.late, list(tasks)
+    fused: dict[str, Any] = {"skipped": "fusion.late.enabled is false"}
+    same: dict[str, Any] = dict(fused)
+    if settings.enabled:
+        try:
+            rows = late.shared(data, tasks, SPLIT, bench.backbone, settings.max_rows)
+            bench.features.warm(
+                (ref for part in rows.rows.values() for row in part if row for ref in row.media), progress=False
+            )
+            fused = late.learn_fused(bench.backbone, rows, bench.features, settings.steps)
+        except (late.NotShared, DataError) as reason:
+            fused = {"skipped": str(reason)}
+        pooled = [row for part in bench.rows.values() for row in part]
+        if len(names) < 2 or not pooled:
+            same = {"skipped": "one adapter alone" if pooled else f"no row in split {SPLIT!r}"}
+        else:
+            same = late.learn_same_input(bench.backbone, pooled, names, bench.features, settings.steps)
+    found = {"split": SPLIT, "fused": fused, "same_input": same}
+    (out / "late.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _tell(tracker: Tracker, data: Dataset, result: Mapping[str, Any], out: Path) -> None:
+    tracker.dataset(data.path.name, data.fingerprint, str(data.manifest.get("source", "unknown")))
+    metrics: dict[str, float] = {"sys/wall_s": result["wall_s"], "sys/peak_rss_gib": result["peak_rss_gib"]}
+    for method, said in result["merges"].items():
+        metrics[f"eval/merge_error/{method}"] = said["worst_error"]
+        if said["candidates"]:
+            metrics[f"eval/valid_nll/{method}"] = min(candidate["loss"] for candidate in said["candidates"])
+        if "retained_energy" in said:
+            metrics[f"eval/retained_energy/{method}"] = said["retained_energy"]
+        tracker.artifact(out / method / "proof.json", f"fusion/{method}")
+    for name in ("fused", "same_input"):
+        if "nll_after" in result["late"][name]:
+            metrics[f"eval/valid_nll/late_{name}"] = result["late"][name]["nll_after"]
+    tracker.metrics(metrics)
+    tracker.artifact(out / "late.json", "fusion")
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    merges = "; ".join(
+        f"{method} {' '.join(f'{weight:g}' for weight in said['weights'].values())} (error {said['worst_error']:.0e})"
+        for method, said in result["merges"].items()
+    )
+    late_said = result["late"]["fused"]
+    outputs = late_said.get("skipped") or f"NLL {late_said['nll_before']:.3f} -> {late_said['nll_after']:.3f}"
+    return f"fuse: {', '.join(result['tasks'])}: {merges}; late fusion: {outputs}; {result['wall_s']:.1f} s"
