@@ -154,11 +154,13 @@ class LateFusion(Section):
 
 
 class Fusion(Section):
-    """How separate adapters become one model. `grid` holds the candidate weights per adapter."""
+    """How separate adapters become one model. `grid` holds the candidate weights per adapter, `candidates` bounds the
+    combinations that one method may try."""
 
     methods: tuple[MergeMethod, ...] = ("concat", "ties", "dare", "svd")
     grid: tuple[float, ...] = (0.3, 0.6, 1.0)
     search_rows: int = 32
+    candidates: int = Field(12, ge=1)
     density: Share = 0.5
     rank: int | None = None
     tolerance: float = 1e-4

@@ -122,12 +122,14 @@ class Features:
         return MediaBatch(values.get("image"), values.get("video"), "pixels")
 
     def stored(self, modality: str) -> bool:
-        """Whether this modality's features are stored: not when its tower learns or carries an adapter."""
+        """Whether this modality's features are stored: not where its tower learns, carries an adapter or a change."""
         backbone = self.backbone
         if self.root is None or not backbone.family.cacheable:
             return False
         tower = backbone.model.get_submodule(backbone.family.tower[modality])
-        return not any("lora_" in name or p.requires_grad for name, p in tower.named_parameters())
+        return not any(
+            "lora_" in name or p.requires_grad or getattr(p, "changed", False) for name, p in tower.named_parameters()
+        )
 
     def _store(self, modality: str) -> FeatureCache:
         if modality not in self._stores:
