@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from latefuse.models.families import FAMILIES, Family
+from latefuse.models.families import Family
 from latefuse.models.folder import BackboneError, digest, read_seal, verify
+from latefuse.models.tensors import family_of, read_model, read_processor
 
 __all__ = ["Backbone", "BackboneError", "MediaBatch", "digest", "load"]
-
-HARMLESS_EXTRA = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 
 
 @dataclass
@@ -57,7 +55,13 @@ class Backbone:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, processor: Any, family: Family, path: Path, seal: Mapping[str, Any],
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        processor: Any,
+        family: Family,
+        path: Path,
+        seal: Mapping[str, Any],
         frames: int,
     ) -> None:
         self.model: Any = model
@@ -69,6 +73,7 @@ class Backbone:
         self.revision: str | None = seal.get("revision")
         self.digest: str = seal["digest"]
         self.frames = frames
+        self.side: int | None = seal.get("side")
         self.frame_marks = [tokenizer.encode(m, add_special_tokens=False) for m in seal.get("frame_marks") or []]
         if self.frame_marks and len(self.frame_marks) < frames:
             raise BackboneError(f"{path}: marks for {len(self.frame_marks)} frames only, but frames={frames}")
@@ -89,7 +94,7 @@ class Backbone:
         return self.family.modalities
 
     def parts(self) -> dict[str, list[str]]:
-        """"tower.image", "tower.video", "bridge", "language" -> full names of the linears that the output depends on."""
+        """Part ("tower.image", "tower.video", "bridge", "language") -> full names of the linears that count in it."""
         return {part: list(names) for part, names in self._parts.items()}
 
     def _find_parts(self) -> dict[str, list[str]]:
@@ -118,20 +123,20 @@ class Backbone:
     def placeholder_ids(self, modality: str) -> list[int]:
         """The token ids that one medium takes in `input_ids`."""
         self._must_read(modality)
-        assert self.family.expand is not None
         return self.family.expand(self, modality)
 
     def _must_read(self, modality: str) -> None:
         if modality not in self.family.tower:
             raise BackboneError(
-                f"backbone {self.name!r} ({self.family.model_class}) reads {', '.join(self.modalities)}, not {modality!r}"
+                f"backbone {self.name!r} ({self.family.model_class}) reads {', '.join(self.modalities)}, "
+                f"not {modality!r}"
             )
 
     @property
     def transform_id(self) -> str:
         """Names the pixel transform and the number of frames: part of the key under which features are stored."""
         options = {k: v for k, v in self.processor.to_dict().items() if not k.startswith("_")} if self.processor else {}
-        text = json.dumps([self.family.model_class, self.frames, options], sort_keys=True, default=str)
+        text = json.dumps([self.family.model_class, self.frames, self.side, options], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def pixels(self, images: list[Image.Image], modality: str) -> Tensor:
@@ -141,12 +146,10 @@ class Backbone:
         """
         self._must_read(modality)
         if not images or (modality == "video" and len(images) % self.frames):
-            raise ValueError(f"{modality}: got {len(images)} images, expected a multiple of {self.frames} frames, not 0")
-        assert self.family.pixels is not None
-        values = self.family.pixels(self, images, modality)
-        if modality == "video" and len(values) == len(images) and values.dim() == 4:
-            values = values.reshape(-1, self.frames, *values.shape[1:])
-        return values
+            raise ValueError(
+                f"{modality}: got {len(images)} images, expected a multiple of {self.frames} frames, not 0"
+            )
+        return self.family.pixels(self, images, modality)
 
     @torch.no_grad()
     def encode_media(self, pixels: Tensor, modality: str) -> Tensor:
@@ -155,17 +158,18 @@ class Backbone:
 
     def _encode(self, pixels: Tensor, modality: str) -> Tensor:
         self._must_read(modality)
-        if not self.family.cacheable or self.family.encode is None:
-            raise BackboneError(f"backbone {self.name!r} ({self.family.model_class}) has no features to store: feed pixels")
+        if not self.family.cacheable:
+            raise BackboneError(
+                f"backbone {self.name!r} ({self.family.model_class}) has no features to store: feed pixels"
+            )
         return self.family.encode(self.inner, pixels.to(self.device, self.model.dtype), modality)
 
     def embed_media(self, media: MediaBatch | None) -> Iterator[tuple[str, Tensor]]:
-        """Each modality of the batch as embeddings of the language model, (n_media, tokens, d); the bridge has its gradient."""
+        """Each modality of the batch as embeddings (n_media, tokens, d), made by the bridge with its gradient."""
         for modality, value in media.items() if media else ():
             if media is not None and media.kind == "pixels":
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_trains(modality)):
                     value = self._encode(value, modality)
-            assert self.family.bridge_forward is not None
             yield modality, self.family.bridge_forward(self.inner, value.to(self.device, self.model.dtype), modality)
 
     def tower_trains(self, modality: str) -> bool:
@@ -174,36 +178,49 @@ class Backbone:
         return any(p.requires_grad for p in tower.parameters())
 
     def hidden(
-        self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None = None, *,
-        position_ids: Tensor | None = None, past_key_values: Any = None,
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        media: MediaBatch | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
     ) -> Tensor:
         """Last hidden states (B, L, d). input_ids, attention_mask: (B, L), padded on either side.
 
-        With `past_key_values` (a transformers Cache, filled in place) attention_mask also covers the cached tokens.
+        position_ids: (B, L), counted over the mask unless given. With `past_key_values` (a transformers Cache, filled
+        in place) attention_mask also covers the cached tokens; media go in with the first call only.
         """
-        inputs = self._feed(input_ids, attention_mask, media)
-        if position_ids is None and "inputs_embeds" in inputs:
+        inputs = self._feed(input_ids, media)
+        if position_ids is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        position_ids = self.family.positions(self.inner, inputs, attention_mask, position_ids, past_key_values)
         output = self.inner(
-            **inputs, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, use_cache=past_key_values is not None,
+            **inputs,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
         )
         return output.last_hidden_state
 
-    def _feed(self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None) -> dict[str, Any]:
-        assert self.family.feed is not None
-        return self.family.feed(self, input_ids, attention_mask, media)
+    def _feed(self, input_ids: Tensor, media: MediaBatch | None) -> dict[str, Any]:
+        if media is not None and media.kind == "features" and not self.family.cacheable:
+            raise BackboneError(f"backbone {self.name!r} ({self.family.model_class}) takes pixels, not features")
+        return self.family.feed(self, input_ids, media)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The language-model head on any (..., d): (..., vocabulary)."""
         return self.model.get_output_embeddings()(hidden)
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None = None, **options: Any) -> Tensor:
+    def generate(
+        self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None = None, **options: Any
+    ) -> Tensor:
         """New token ids only, (B, <= max_new_tokens). Greedy unless told otherwise; prompts are padded on the left."""
         if not bool(attention_mask[:, -1].all()):
             raise ValueError("generate: pad prompts on the left; here a row ends with padding")
-        inputs = self._feed(input_ids, attention_mask, media)
+        inputs = self._feed(input_ids, media)
         options = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **options}
         out = self.model.generate(**inputs, attention_mask=attention_mask, **options)
         return out[:, input_ids.shape[1] :] if "input_ids" in inputs else out
@@ -218,37 +235,8 @@ def load(path: str | Path, dtype: str = "float32", frames: int | None = None) ->
     folder = Path(path)
     seal = read_seal(folder)
     verify(folder, seal)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise BackboneError(f"{folder}: no family {config.model_type!r}; known: {', '.join(FAMILIES)} (models/families.py)")
-    model_class = getattr(transformers, family.model_class)
-    model, info = model_class.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, trust_remote_code=False,
-        output_loading_info=True,
-    )
-    _must_be_complete(folder, info)
+    family = family_of(folder)
+    model = read_model(folder, family, dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    processor = _processor(folder, family, config, seal.get("side"))
-    model.eval().requires_grad_(False)
+    processor = read_processor(folder, family, model.config, seal.get("side"))
     return Backbone(model, tokenizer, processor, family, folder, seal, frames or int(seal["frames"]))
-
-
-def _processor(folder: Path, family: Family, config: Any, side: int | None) -> Any:
-    if not family.image_processor:
-        return None
-    processor_class = getattr(transformers, family.image_processor)
-    if (folder / "preprocessor_config.json").exists() or (folder / "processor_config.json").exists():
-        return processor_class.from_pretrained(folder, local_files_only=True)
-    return processor_class(**family.processor_options(config, side))
-
-
-def _must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
-    extra = [key for key in info["unexpected_keys"] if not HARMLESS_EXTRA.search(key)]
-    wrong = {
-        "missing": sorted(info["missing_keys"]), "left over": sorted(extra),
-        "of another shape": sorted(str(key) for key in info["mismatched_keys"]), "errors": sorted(info.get("error_msgs") or ()),
-    }
-    found = [f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in wrong.items() if names]
-    if found:
-        raise BackboneError(f"{folder}: not every tensor landed ({'; '.join(found)})")

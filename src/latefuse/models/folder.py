@@ -9,10 +9,23 @@ from typing import Any
 
 SEAL = "backbone.json"
 ALLOWED = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "preprocessor_config.json",
-    "processor_config.json", "video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "chat_template.json", "chat_template.jinja",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
 )
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".msgpack", ".h5", ".joblib")
 
@@ -49,7 +62,7 @@ def check(folder: Path) -> None:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         why = f" (found {', '.join(pickles[:3])}, which is never unpickled)" if pickles else ""
         raise BackboneError(
-            f"{folder}: no *.safetensors{why}; save it again with model.save_pretrained(folder, safe_serialization=True)"
+            f"{folder}: no *.safetensors{why}; load it where you trust it and save it again with model.save_pretrained"
         )
     for file in sorted(folder.glob("*.json")):
         _no_remote_code(file)
@@ -68,7 +81,12 @@ def _no_remote_code(file: Path) -> None:
 
 
 def seal(
-    folder: Path, *, name: str, frames: int, revision: str | None = None, side: int | None = None,
+    folder: Path,
+    *,
+    name: str,
+    frames: int,
+    revision: str | None = None,
+    side: int | None = None,
     frame_marks: list[str] | None = None,
 ) -> dict[str, Any]:
     """Check the folder, write its `backbone.json` and return it.
@@ -80,8 +98,15 @@ def seal(
     files = {file.name: file_digest(file) for file in allowed(folder)}
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     content = {
-        "schema": 1, "name": name, "revision": revision, "family": model_type, "frames": frames, "side": side,
-        "frame_marks": frame_marks, "digest": _combined(files), "files": files,
+        "schema": 1,
+        "name": name,
+        "revision": revision,
+        "family": model_type,
+        "frames": frames,
+        "side": side,
+        "frame_marks": frame_marks,
+        "digest": _combined(files),
+        "files": files,
     }
     (folder / SEAL).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return content

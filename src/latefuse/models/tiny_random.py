@@ -1,4 +1,4 @@
-"""Tiny models of the real classes with random weights, for tests: built in a fraction of a second, the same each time."""
+"""Tiny models of the real classes with random weights, for tests: quick to build, the same each time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from latefuse.models.folder import seal
 
 FRAMES = 4
 SPECIAL = (
-    "<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>",
-    "<fake_token_around_image>", "<global-img>",
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<image>",
+    "<video>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<fake_token_around_image>",
+    "<global-img>",
 )
 IDS = {token: index for index, token in enumerate(SPECIAL)}
 ENDS = {"pad_token_id": IDS["<pad>"], "bos_token_id": IDS["<s>"], "eos_token_id": IDS["</s>"]}
@@ -48,33 +56,140 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        additional_special_tokens=list(SPECIAL[4:]), clean_up_tokenization_spaces=False,
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=list(SPECIAL[4:]),
+        clean_up_tokenization_spaces=False,
     )
 
 
 def _language(kind: str, vocabulary: int, **more: Any) -> dict[str, Any]:
     return {
-        "model_type": kind, "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 2048, "initializer_range": 0.06,
-        **ENDS, **more,
+        "model_type": kind,
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.06,
+        **ENDS,
+        **more,
     }
 
 
 def _vision(kind: str, **more: Any) -> dict[str, Any]:
     return {
-        "model_type": kind, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
-        "image_size": 32, "patch_size": 16, "projection_dim": 24, "initializer_range": 0.06, **more,
+        "model_type": kind,
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 16,
+        "projection_dim": 24,
+        "initializer_range": 0.06,
+        **more,
     }
 
 
 def _video_llava(vocabulary: int) -> Any:
     return transformers.VideoLlavaConfig(
-        vision_config=_vision("clip_vision_model"), text_config=_language("llama", vocabulary),
-        image_token_index=IDS["<image>"], video_token_index=IDS["<video>"],
-        vision_feature_layer=-2, vision_feature_select_strategy="full", **ENDS,
+        vision_config=_vision("clip_vision_model"),
+        text_config=_language("llama", vocabulary),
+        image_token_index=IDS["<image>"],
+        video_token_index=IDS["<video>"],
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="full",
     )
 
 
-CONFIGS: dict[str, Callable[[int], Any]] = {"video_llava": _video_llava}
-SIDES: dict[str, int] = {}
+def _llava(vocabulary: int) -> Any:
+    return transformers.LlavaConfig(
+        vision_config=_vision("clip_vision_model"),
+        text_config=_language("llama", vocabulary),
+        image_token_index=IDS["<image>"],
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+
+
+def _llava_onevision(vocabulary: int) -> Any:
+    return transformers.LlavaOnevisionConfig(
+        vision_config=_vision("siglip_vision_model", vision_use_head=False, image_size=48),
+        text_config=_language("qwen2", vocabulary),
+        image_token_index=IDS["<image>"],
+        video_token_index=IDS["<video>"],
+        image_grid_pinpoints=[[48, 48], [48, 96], [96, 48]],
+    )
+
+
+def _smolvlm(vocabulary: int) -> Any:
+    return transformers.SmolVLMConfig(
+        vision_config=_vision("smolvlm_vision", image_size=64),
+        text_config=_language("llama", vocabulary),
+        image_token_id=IDS["<image>"],
+        scale_factor=2,
+    )
+
+
+def _qwen_vision(kind: str, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "out_hidden_size": 32,
+        "initializer_range": 0.06,
+        **more,
+    }
+
+
+QWEN_IDS = {
+    "image_token_id": IDS["<image>"],
+    "video_token_id": IDS["<video>"],
+    "vision_start_token_id": IDS["<|vision_start|>"],
+    "vision_end_token_id": IDS["<|vision_end|>"],
+}
+
+
+def _qwen2_5_vl(vocabulary: int) -> Any:
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}
+    return transformers.Qwen2_5_VLConfig(
+        vision_config=_qwen_vision("qwen2_5_vl_vision", window_size=64, fullatt_block_indexes=[1]),
+        text_config=_language("qwen2_5_vl_text", vocabulary, rope_parameters=rope),
+        **QWEN_IDS,
+    )
+
+
+def _qwen3_vl(vocabulary: int) -> Any:
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3], "mrope_interleaved": True}
+    return transformers.Qwen3VLConfig(
+        vision_config=_qwen_vision("qwen3_vl_vision", num_position_embeddings=16, deepstack_visual_indexes=[0]),
+        text_config=_language("qwen3_vl_text", vocabulary, rope_parameters=rope, head_dim=16),
+        **QWEN_IDS,
+    )
+
+
+def _llama(vocabulary: int) -> Any:
+    return transformers.LlamaConfig(**_language("llama", vocabulary))
+
+
+CONFIGS: dict[str, Callable[[int], Any]] = {
+    "video_llava": _video_llava,
+    "llava": _llava,
+    "llava_onevision": _llava_onevision,
+    "smolvlm": _smolvlm,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "llama": _llama,
+}
+SIDES = {"qwen2_5_vl": 64, "qwen3_vl": 64}

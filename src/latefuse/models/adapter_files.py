@@ -1,0 +1,143 @@
+"""The files of a saved adapter: PEFT's two, and the card that binds them to a backbone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from latefuse.config import Modality
+
+CARD = "adapter.json"
+WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+class AdapterError(RuntimeError):
+    """An adapter that can't be made, saved or loaded; the message names the tensor or file and what to do."""
+
+
+class AdapterCard(BaseModel):
+    """What an adapter is, beside PEFT's own files. `modality` may be given as one word."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    task: str
+    kind: str = "instruct"
+    modality: tuple[Modality, ...]
+    arm: str
+    seed: int
+    backbone_digest: str
+    config_digest: str
+    data_fingerprint: str
+    metrics: dict[str, float] = {}
+    target_modules: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+    parameters: int = 0
+    total_parameters: int = 0
+    dense: bool = False
+
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+def read_card(folder: str | Path) -> AdapterCard:
+    """The card of a saved adapter. Raises AdapterError when it is missing or malformed."""
+    path = Path(folder) / CARD
+    try:
+        return AdapterCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterError(f"{path}: no such file; an adapter of latefuse has its card there") from None
+    except (ValidationError, ValueError) as error:
+        raise AdapterError(f"{path}: not an adapter card: {error}") from error
+
+
+def write(folder: Path, state: Mapping[str, Tensor], config: LoraConfig, card: AdapterCard) -> None:
+    """Write weights, PEFT's configuration and the card; equal inputs give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: state[key].detach().cpu().contiguous() for key in sorted(state)}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    _write_config(folder, config)
+    (folder / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _write_config(folder: Path, config: LoraConfig) -> None:
+    """PEFT's JSON with sorted lists (a set's order differs between processes) and without a path of this machine."""
+    raw = {k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in config.to_dict().items()}
+    raw |= {"inference_mode": True, "base_model_name_or_path": None}
+    (folder / PEFT_CONFIG).write_text(json.dumps(raw, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+
+def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that an adapter of this configuration has on this model."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in config.target_modules or ():
+        linear = _linear(model, name)
+        rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), name), config.r)
+        shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, linear.in_features)
+        shapes[f"{PREFIX}{name}.lora_B.weight"] = (linear.out_features, rank)
+        if config.use_dora:
+            shapes[f"{PREFIX}{name}.lora_magnitude_vector"] = (linear.out_features,)
+    for name in config.modules_to_save or ():
+        module = model.get_submodule(name)
+        module = getattr(module, "original_module", module)
+        shapes |= {f"{PREFIX}{name}.{n}": tuple(p.shape) for n, p in module.named_parameters()}
+    return shapes
+
+
+def _linear(model: nn.Module, name: str) -> Any:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise AdapterError(f"module {name!r} of the adapter is not in this backbone") from None
+    return getattr(module, "base_layer", module)
+
+
+def check_weights(folder: Path, expected: dict[str, tuple[int, ...]], trained: bool) -> None:
+    """Raise AdapterError unless the file holds exactly the expected tensors, all finite, and B is not all zero."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise AdapterError(f"{path}: no such file; adapters are safetensors, pickles are never read")
+    with safe_open(path, framework="pt") as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in list(file.keys())}
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    wrong = [f"{k} {found[k]} not {expected[k]}" for k in sorted(set(found) & set(expected)) if found[k] != expected[k]]
+    for what, names in (("missing", missing), ("left over", extra), ("of another shape", wrong)):
+        if names:
+            raise AdapterError(
+                f"{path}: {len(names)} tensor(s) {what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}; "
+                "every tensor must land, so nothing was loaded"
+            )
+    state = load_file(path)
+    broken = sorted(key for key, tensor in state.items() if tensor.numel() == 0 or not bool(tensor.isfinite().all()))
+    if broken:
+        raise AdapterError(f"{path}: empty or not finite: {', '.join(broken[:3])}")
+    ups = [tensor for key, tensor in state.items() if key.endswith("lora_B.weight")]
+    if trained and ups and not any(bool(tensor.any()) for tensor in ups):
+        raise AdapterError(f"{path}: every lora_B is zero: nothing was learned (no step taken, or no gradient arrived)")
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The PEFT configuration of a saved adapter. Raises AdapterError when it is not plain LoRA."""
+    path = folder / PEFT_CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise AdapterError(f"{path}: no readable PEFT configuration: {error}") from error
+    if raw.get("peft_type") != "LORA" or raw.get("auto_mapping") or raw.get("bias", "none") != "none":
+        raise AdapterError(f"{path}: only LoRA without biases is supported, found {raw.get('peft_type')!r}")
+    config = LoraConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    return config

@@ -1,0 +1,88 @@
+"""Reading a model folder: every tensor lands, none is left over, and nothing in the folder is executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import logging as hf_logging
+
+from latefuse.models.families import FAMILIES, Family
+from latefuse.models.folder import BackboneError
+
+FROM_FOLDER: dict[str, Any] = {
+    "local_files_only": True,
+    "use_safetensors": True,
+    "trust_remote_code": False,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,  # reported with everything else that did not land, and then raised
+}
+HARMLESS_EXTRA = re.compile(r"(^|\.)(position_ids|inv_freq)$")
+
+
+def family_of(folder: Path) -> Family:
+    """The row of FAMILIES for a model folder. Raises BackboneError when there is none."""
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind not in FAMILIES:
+        raise BackboneError(f"{folder}: no family {kind!r}; known: {', '.join(FAMILIES)} (models/families.py)")
+    return FAMILIES[kind]
+
+
+def read_model(folder: Path, family: Family, dtype: str) -> Any:
+    """The model, frozen, in evaluation mode. Raises BackboneError unless every tensor landed."""
+    with _no_progress_bars():
+        model, info = getattr(transformers, family.model_class).from_pretrained(
+            folder, dtype=getattr(torch, dtype), **FROM_FOLDER
+        )
+    _must_be_complete(folder, info)
+    return model.eval().requires_grad_(False)
+
+
+def check_tensors(folder: Path) -> None:
+    """Raise BackboneError unless the weights fit the architecture tensor by tensor; reads names and shapes only."""
+    with _no_progress_bars():
+        _, info = getattr(transformers, family_of(folder).model_class).from_pretrained(
+            folder, device_map="meta", **FROM_FOLDER
+        )
+    _must_be_complete(folder, info)
+
+
+def read_processor(folder: Path, family: Family, config: Any, side: int | None) -> Any:
+    """The PIL image processor with the folder's own settings, or with the tower's size where it has none."""
+    if not family.image_processor:
+        return None
+    processor_class = getattr(transformers, family.image_processor)
+    if any((folder / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
+        return processor_class.from_pretrained(folder, local_files_only=True)
+    return processor_class(**family.processor_options(config, side))
+
+
+def _must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    wrong = {
+        "missing": sorted(info["missing_keys"]),
+        "left over": sorted(key for key in info["unexpected_keys"] if not HARMLESS_EXTRA.search(key)),
+        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
+        "not read": sorted(info.get("error_msgs") or ()),
+    }
+    found = [
+        f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in wrong.items() if names
+    ]
+    if found:
+        raise BackboneError(f"{folder}: not every tensor landed ({'; '.join(found)})")
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
