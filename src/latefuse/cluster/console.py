@@ -179,7 +179,7 @@ class _StepLines:
         if match:
             self._inside_inputs = match["text"].startswith("Got executor_input")
             if match["level"] in ("WARNING", "ERROR", "CRITICAL"):
-                self._console.said(match["text"])
+                self._console.line(f"    {match['text']}")
         elif _PROGRESS.search(text):
             self._bar(text)
         elif text.strip() and set(text) != {"-"}:

@@ -45,7 +45,7 @@ def prepare(config: str, out: str | Path, node: str = "prepare") -> str:
 
     data = Data.model_validate_json(config)
     work = places.work(node, data.digest)
-    return _run("prepare", node, data, Path(out), lambda folder, tracker: step.run(data, folder, tracker, workdir=work))
+    return run_step("prepare", node, data, Path(out), lambda folder, tracker: step.run(data, folder, tracker, workdir=work))
 
 
 def backbone(config: str, out: str | Path, node: str = "backbone") -> str:
@@ -54,7 +54,7 @@ def backbone(config: str, out: str | Path, node: str = "backbone") -> str:
 
     section = BackboneConfig.model_validate_json(config)
     cache = places.cache()
-    return _run("backbone", node, section, Path(out), lambda folder, tracker: step.run(section, folder, tracker, cache))
+    return run_step("backbone", node, section, Path(out), lambda folder, tracker: step.run(section, folder, tracker, cache))
 
 
 def finetune(config: str, dataset: str, backbone: str, out: str | Path, node: str = "", source: str = "") -> str:
@@ -71,7 +71,7 @@ def finetune(config: str, dataset: str, backbone: str, out: str | Path, node: st
         shutil.rmtree(work, ignore_errors=True)
         return result
 
-    return _run("finetune", node, job, Path(out), call)
+    return run_step("finetune", node, job, Path(out), call)
 
 
 def fuse(config: str, dataset: str, backbone: str, adapters: Sequence[str], out: str | Path, node: str = "fuse") -> str:
@@ -84,7 +84,7 @@ def fuse(config: str, dataset: str, backbone: str, adapters: Sequence[str], out:
     def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
         return step.run(part.fusion, part.tasks, data, base, paths, part.seed, folder, tracker, cache=places.cache())
 
-    return _run("fuse", node, part, Path(out), call)
+    return run_step("fuse", node, part, Path(out), call)
 
 
 def evaluate(
@@ -108,7 +108,7 @@ def evaluate(
             part.evaluation, part.tasks, part.fusion, data, base, trained, merged, folder, tracker, cache=places.cache()
         )
 
-    return _run("evaluate", node, part, Path(out), call)
+    return run_step("evaluate", node, part, Path(out), call)
 
 
 def publish(out: str | Path, report: Any, metrics: Any) -> None:
@@ -138,7 +138,7 @@ def fingerprint(folder: Path) -> str:
     return hasher.hexdigest()[:16]
 
 
-def _run(
+def run_step(
     step: str,
     node: str,
     config: Section,

@@ -27,9 +27,13 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 class Outbox:
     """The records of one run. Implements `Tracker`; `close` ends the run and gives the server a bounded last chance."""
 
-    def __init__(self, door: Door, header: Record, spool: Path, patience_s: float = 10.0) -> None:
-        """header: what `Door.open` needs. spool: the file, made new. patience_s: the longest wait of any call."""
-        self._door, self._spool, self._patience = door, spool, patience_s
+    def __init__(self, door: Door, header: Record, spool: Path, patience_s: float | None = None) -> None:
+        """header: what `Door.open` needs. spool: the file, made new. patience_s: the longest wait of any call.
+
+        A database on this disk answers for certain, if late on a busy machine, so it is given longer than a server.
+        """
+        self._door, self._spool = door, spool
+        self._patience = patience_s or (120.0 if door.uri.startswith("sqlite:") else 12.0)
         self._header = {"t": _now(), "spool": uuid.uuid4().hex[:12], **header}
         self._waiting: list[Record] = []
         self._count = 0

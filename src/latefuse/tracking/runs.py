@@ -88,7 +88,7 @@ def pipeline_run(name: str, config_digest: str, workdir: Path) -> Iterator[Track
     header = _pipeline_header(key, experiment) | {"run_id": adopted, "name": name}
     header["tags"] = {**header["tags"], "latefuse.config": config_digest}
     parent_door = door()
-    outbox = Outbox(parent_door, header, workdir / f"{key}{SPOOL_SUFFIX}", patience_s=30.0)
+    outbox = Outbox(parent_door, header, workdir / f"{key}{SPOOL_SUFFIX}")
     state = {
         EXPERIMENT: experiment,
         PIPELINE: key,
@@ -160,7 +160,7 @@ def _closing(outbox: Outbox, adopted: bool) -> Iterator[None]:
     finally:
         _restore(before, ignore=True)
         outbox.metrics({"sys/wall_s": time.monotonic() - start, **peaks()})
-        outbox.close(status, patience_s=5.0 if status == "KILLED" else None)
+        outbox.close(status, patience_s=8.0 if status == "KILLED" else None)
         _restore(before)
 
 

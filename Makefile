@@ -1,0 +1,66 @@
+# Everything a person does with latefuse. `make` alone prints the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= configs/recipes/demo.yaml
+PROFILE ?= local
+SET ?=
+WAIT ?=
+KFP_HOST ?=
+PORT ?= 5000
+IMAGE ?= localhost/latefuse-cpu:0.1.0
+PY_IMAGE ?= docker.io/library/python:3.11-slim
+BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah)
+
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+SETS := $(foreach item,$(SET),--set '$(item)')
+# A profile given by hand goes everywhere; else running is local and compiling is for a cluster.
+CLUSTER_PROFILE := $(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),cpu-cluster)
+
+.PHONY: help setup test lint local-run mlflow-ui pipeline-compile pipeline-submit images bench clean
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## make .venv and install latefuse with everything for development
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh
+	@PYTHON='$(PYTHON)' scripts/install.sh '$(VENV)'
+	@touch $@
+
+test: $(STAMP) ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy, yamllint, hadolint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/hadolint docker/Dockerfile.*
+
+local-run: $(STAMP) ## run a recipe here: RECIPE=configs/recipes/x.yaml PROFILE=local SET="train.max_steps=20"
+	@exec $(BIN)/latefuse run '$(RECIPE)' --profile '$(PROFILE)' $(SETS)
+
+mlflow-ui: $(STAMP) ## open the runs in the browser: PORT=5000
+	@exec $(BIN)/mlflow ui --port '$(PORT)' --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${LATEFUSE_HOME:-$(CURDIR)/.latefuse}/mlflow.db}"
+
+pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=... PROFILE=cpu-cluster
+	@exec $(BIN)/latefuse compile '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(SETS)
+
+pipeline-submit: $(STAMP) ## upload and start it: KFP_HOST=http://... RECIPE=... PROFILE=cpu-cluster WAIT=1
+	@exec $(BIN)/latefuse submit '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --host '$(KFP_HOST)' $(SETS) $(if $(filter 1 yes true,$(WAIT)),--wait)
+
+images: ## build the image of the steps: IMAGE=registry/latefuse-cpu:tag PY_IMAGE=python@sha256:...
+	@test -n '$(BUILDER)' || { echo 'make images needs docker, podman or buildah'; exit 1; }
+	@$(BUILDER) $(if $(filter %buildah,$(BUILDER)),bud,build) --file docker/Dockerfile.cpu --build-arg PY_IMAGE='$(PY_IMAGE)' --tag '$(IMAGE)' .
+
+bench: $(STAMP) ## run the benchmarks, one after the other
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean: ## delete what was made here: runs, caches, build outputs; keeps .venv
+	@rm -rf .latefuse build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	@find src tests pipelines components benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
