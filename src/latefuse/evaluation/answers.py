@@ -1,0 +1,192 @@
+"""What one source says to one set of rows: written answers, ranks in closed lists, and their scores.
+
+A source is a set of weights switched on, or several adapters whose outputs are mixed; both answer through the same functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latefuse.config import Evaluation
+from latefuse.data.dataset import Dataset
+from latefuse.evaluation.classification import Score, naming_scores, ranks
+from latefuse.evaluation.grammar import Allowed
+from latefuse.evaluation.metrics import kind_of, written_scores
+from latefuse.fusion.scores import mix
+from latefuse.models.backbone import Backbone
+from latefuse.prompts import Splicer
+from latefuse.tasks import instruct
+from latefuse.tasks.instruct import Example
+from latefuse.training.features import Features
+
+MOST_ANSWERS = 2_000  # a longer closed list of answers is not ranked: free text, not a choice
+TOP = 5
+
+
+@dataclass
+class Answer:
+    """What was said to one row. text: written, or the name ranked first. top: the best names. rank: of the true one."""
+
+    text: str = ""
+    top: list[str] = field(default_factory=list)
+    rank: int | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClosedList:
+    """What may be said on a topic. place: every spelling's number in `names`; what tokenises alike has one number."""
+
+    names: list[str]
+    place: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every source is measured on: backbone, features, settings and the closed lists by topic."""
+
+    backbone: Backbone
+    features: Features
+    settings: Evaluation
+    lists: Mapping[tuple[str, str], ClosedList]
+
+    def closed_list(self, row: Example) -> ClosedList | None:
+        """The names or answers that a row is ranked among; None where it is written text."""
+        kind = kind_of(row.truth)
+        return self.lists.get((kind, row.topic)) if kind in ("name", "answer") else None
+
+
+def closed_lists(dataset: Dataset, backbone: Backbone) -> dict[tuple[str, str], ClosedList]:
+    """All distinct names, and all distinct answers, of each topic over all splits: (kind, topic) -> list.
+
+    A topic with one name or answer, or with too many answers, has no list.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for part in dataset.batches("conversations", ["topic", "truth"]):
+        for row in part:
+            truth = json.loads(row["truth"] or "{}")
+            kind = kind_of(truth)
+            if kind in ("name", "answer"):
+                found.setdefault((kind, row["topic"] or ""), set()).add(str(truth[kind]).strip())
+    lists = {key: _closed_list(names, backbone) for key, names in found.items()}
+    return {
+        key: one
+        for key, one in lists.items()
+        if len(one.names) > 1 and (key[0] == "name" or len(one.names) <= MOST_ANSWERS)
+    }
+
+
+def _closed_list(names: Iterable[str], backbone: Backbone) -> ClosedList:
+    splicer = Splicer.of(backbone)
+    numbers: dict[tuple[int, ...], int] = {}
+    kept: list[str] = []
+    place: dict[str, int] = {}
+    for name in sorted(names):
+        number = numbers.setdefault(tuple(splicer.answer_ids(name)), len(kept))
+        if number == len(kept):
+            kept.append(name)
+        place[name] = number
+    return ClosedList(kept, place)
+
+
+Ranker = Callable[[Sequence[Example], Sequence[str]], Tensor]
+Writer = Callable[[Sequence[Example]], list[str]]
+
+
+def answer(bench: Bench, rows: Sequence[Example], rank: Ranker, write: Writer | None) -> list[Answer]:
+    """Answers and scores of all rows: names are ranked, everything else is written; short answers are ranked as well.
+
+    write: None to rank only.
+    """
+    answers = [Answer() for _ in rows]
+    by_list: dict[tuple[str, str], list[int]] = {}
+    for number, row in enumerate(rows):
+        if bench.closed_list(row) is not None:
+            by_list.setdefault((kind_of(row.truth), row.topic), []).append(number)
+    for (kind, topic), numbers in by_list.items():
+        _rank(answers, rows, numbers, bench.lists[kind, topic], kind, rank)
+    written = [number for number, row in enumerate(rows) if kind_of(row.truth) != "name"]
+    if write is not None and written:
+        for number, text in zip(written, write([rows[number] for number in written]), strict=True):
+            row = rows[number]
+            answers[number].text = text
+            answers[number].scores |= written_scores(text, row.answer, row.truth)
+    return answers
+
+
+def _rank(
+    answers: list[Answer], rows: Sequence[Example], numbers: list[int], closed: ClosedList, kind: str, rank: Ranker
+) -> None:
+    scores = rank([rows[number] for number in numbers], closed.names)
+    truths = torch.tensor([closed.place[str(rows[number].truth[kind]).strip()] for number in numbers])
+    order = scores.topk(min(TOP, len(closed.names)), dim=1).indices.tolist()
+    for number, found, best in zip(numbers, ranks(scores.double().numpy(), truths.numpy()), order, strict=True):
+        said = answers[number]
+        said.rank, said.top = int(found), [closed.names[k] for k in best]
+        if kind == "name":
+            said.text = said.top[0]
+            said.scores |= naming_scores(said.rank)
+        else:
+            said.scores["answer_top1"] = (float(said.rank < 1), 1)
+
+
+def answer_alone(
+    bench: Bench,
+    rows: Sequence[Example],
+    switched: Callable[[], AbstractContextManager[Any]],
+    allowed: Allowed | None = None,
+) -> list[Answer]:
+    """The answers of one set of weights; `switched` turns it on."""
+    settings = bench.settings
+
+    def rank(part: Sequence[Example], names: Sequence[str]) -> Tensor:
+        return instruct.score(bench.backbone, part, names, features=bench.features, batch_size=settings.batch_size)
+
+    def write(part: Sequence[Example]) -> list[str]:
+        return instruct.predict(
+            bench.backbone, part, settings.max_new_tokens,
+            features=bench.features, batch_size=settings.batch_size, allowed=allowed,
+        )  # fmt: skip
+
+    with switched():
+        return answer(bench, rows, rank, write)
+
+
+def answer_mixed(
+    bench: Bench, rows: Sequence[Example], adapters: Sequence[str | None], weights: Tensor
+) -> list[Answer]:
+    """The answers of several adapters whose outputs are mixed, all seeing the same rows."""
+    from latefuse.models.adapters import active
+
+    def rank(part: Sequence[Example], names: Sequence[str]) -> Tensor:
+        tree = instruct.trie(names, bench.backbone)
+        total = torch.empty(len(part), len(names))
+        size = bench.settings.batch_size // 4 or 1
+        for start in range(0, len(part), size):
+            some, found = part[start : start + size], []
+            for name in adapters:
+                with active(bench.backbone, name):
+                    found.append(node_table(bench, some, tree))
+            total[start : start + size] = tree.sum(mix(torch.stack(found), weights))
+        return total
+
+    def write(part: Sequence[Example]) -> list[str]:
+        streams = [instruct.Stream(bench.backbone, part, name, bench.features) for name in adapters]
+        return instruct.generate_mixed(
+            streams, weights, bench.settings.max_new_tokens, batch_size=bench.settings.batch_size
+        )
+
+    return answer(bench, rows, rank, write)
+
+
+def node_table(bench: Bench, rows: Sequence[Example], tree: Any) -> Tensor:
+    """Log-probabilities at every inner node of the closed list's trie for a few rows, (rows, nodes, V)."""
+    found = instruct.node_logprobs(bench.backbone, rows, tree, features=bench.features, batch_size=len(rows))
+    return torch.cat([log_probs for _, log_probs in found])

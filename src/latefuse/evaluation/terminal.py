@@ -1,0 +1,46 @@
+"""The arms as a table for a terminal."""
+
+from __future__ import annotations
+
+from math import isnan
+
+from latefuse.evaluation.arms import MIXED, ZERO
+from latefuse.evaluation.metrics import METRICS
+from latefuse.evaluation.summary import Cell, Summary
+from latefuse.evaluation.verdict import number
+
+
+def table(summary: Summary) -> str:
+    """Arms against each task's headline metric: value, interval, and a mark for the difference to mixed.
+
+    '*' stands where the interval of the difference against zero-shot excludes zero, '+' or '-' where it beats or trails mixed.
+    """
+    head = ["arm", *(f"{task.name}: {METRICS[task.main].label} (n={task.rows})" for task in summary.tasks)]
+    lines = [head]
+    for arm in summary.arms:
+        row = [task.cells[task.main].get(arm.name) for task in summary.tasks]
+        if arm.group != "off" and any(row):
+            told = [_told(cell, task.main) for cell, task in zip(row, summary.tasks, strict=True)]
+            lines.append([arm.label, *told])
+    if any(task.oracle for task in summary.tasks):
+        lines.append(
+            ["oracle", *(number(t.main, t.oracle[t.main]) if t.main in t.oracle else "" for t in summary.tasks)]
+        )
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rule = "  ".join("-" * width for width in widths)
+    notes = f"[95% interval]  * differs from {ZERO}  + better  - worse than {MIXED}; no mark: not shown to differ"
+    return "\n".join([rows[0], rule, *rows[1:], "", notes, ""])
+
+
+def _told(cell: Cell | None, metric: str) -> str:
+    if cell is None or isnan(cell.mean.value):
+        return ""
+    text = number(metric, cell.mean.value)
+    if cell.mean.has_interval:
+        text += f" [{number(metric, cell.mean.low).rstrip('%')}, {number(metric, cell.mean.high).rstrip('%')}]"
+    if cell.against_zero is not None and cell.against_zero.excludes_zero:
+        text += " *"
+    if cell.against_mixed is not None and cell.against_mixed.excludes_zero:
+        text += " +" if cell.against_mixed.value * METRICS[metric].better > 0 else " -"
+    return text

@@ -1,0 +1,172 @@
+"""Plain sentences out of the numbers. A finding, not an advertisement: each may come out for or against separate training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isnan
+from typing import Literal
+
+from latefuse.evaluation.arms import FUSED, LATE, ROUTE
+from latefuse.evaluation.intervals import Estimate
+from latefuse.evaluation.metrics import METRICS
+from latefuse.evaluation.summary import Cell, Summary, TaskSummary, headline_contributions
+
+Tone = Literal["good", "bad", "open"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One finding; `tone` says whether it speaks for the trained separate adapters, against them, or leaves it open."""
+
+    text: str
+    tone: Tone
+
+
+def number(metric: str, value: float) -> str:
+    """A value as it is read: '84.2%' for a share, '0.31' for other numbers, a dash where there is none."""
+    if isnan(value):
+        return "–"
+    return f"{100 * value:.1f}%" if METRICS[metric].share else f"{value:.2f}"
+
+
+def difference(metric: str, found: Estimate) -> str:
+    """'+3.1 points [-1.0, 7.2]'; without rows enough '+3.1 points (n = 12)'."""
+    if isnan(found.value):
+        return "not measured"
+    scale, places, unit = (100, 1, " points") if METRICS[metric].share else (1, 2, "")
+    head = f"{scale * found.value:+.{places}f}{unit}"
+    if not found.has_interval:
+        return f"{head} (n = {found.rows})"
+    return f"{head} [{scale * found.low:.{places}f}, {scale * found.high:.{places}f}]"
+
+
+def verdicts(summary: Summary) -> list[Sentence]:
+    """The findings in the order of their weight: separate against mixed first."""
+    found = [sentence for task in summary.tasks if task.name != FUSED for sentence in _task(task)]
+    found += _merging(summary) + _late(summary) + _content(summary) + _off(summary)
+    return sorted(found, key=lambda sentence: "mixed" not in sentence.text.split(":")[0])
+
+
+def _compare(who: str, other: str, task: TaskSummary, found: Estimate) -> Sentence:
+    """'Separate beats mixed on recipe: ...' with the verb that the interval allows."""
+    gain = found.value * METRICS[task.main].better
+    where = f"on {task.name} ({METRICS[task.main].label})"
+    told = difference(task.main, found)
+    if not found.has_interval:
+        text = f"{who} against {other} {where}: {told}; too few test rows for an interval, so this decides nothing."
+        return Sentence(text, "open")
+    if not found.excludes_zero:
+        return Sentence(f"{who} does not beat {other} {where}: difference {told}; the interval holds zero.", "open")
+    verb = "beats" if gain > 0 else "is worse than"
+    return Sentence(f"{who} {verb} {other} {where}: difference {told}.", "good" if gain > 0 else "bad")
+
+
+def _task(task: TaskSummary) -> list[Sentence]:
+    row = task.cells.get(task.main, {})
+    cell = row.get(ROUTE)
+    if cell is None:
+        return []
+    found = []
+    if cell.against_mixed is not None:
+        found.append(_compare("Separate", "mixed", task, cell.against_mixed))
+    if cell.against_zero is not None:
+        found.append(_compare("Separate", "zero-shot", task, cell.against_zero))
+    oracle = task.oracle.get(task.main)
+    if oracle and METRICS[task.main].better > 0:
+        share = cell.mean.value / oracle
+        text = (
+            f"On {task.name} separate reaches {number(task.main, cell.mean.value)} of {METRICS[task.main].label}, "
+            f"{100 * share:.0f}% of what this modality can show at best ({number(task.main, oracle)})."
+        )
+        found.append(Sentence(text, "good" if share >= 0.6 else "bad"))
+    return found
+
+
+def _merging(summary: Summary) -> list[Sentence]:
+    """What merging costs against routing, for the merge that keeps the most over all tasks."""
+    merges = [arm.name for arm in summary.arms if arm.group == "merge"]
+    tasks = [task for task in summary.tasks if ROUTE in task.cells.get(task.main, {})]
+
+    def kept(arm: str) -> float:
+        cells = [(task, task.cells[task.main]) for task in tasks]
+        return (
+            sum(row[arm].mean.value * METRICS[task.main].better for task, row in cells if arm in row) if cells else 0.0
+        )
+
+    merges = [arm for arm in merges if all(arm in task.cells[task.main] for task in tasks)]
+    if not merges or not tasks:
+        return []
+    best = max(merges, key=kept)
+    parts = [
+        f"{task.name} {number(task.main, task.cells[task.main][best].mean.value)} "
+        f"(routed {number(task.main, task.cells[task.main][ROUTE].mean.value)})"
+        for task in tasks
+    ]
+    return [Sentence(f"One merged adapter keeps, at its best ({summary.arm(best).label}): {', '.join(parts)}.", "open")]
+
+
+def _late(summary: Summary) -> list[Sentence]:
+    fused = next((task for task in summary.tasks if task.name == FUSED), None)
+    row = fused.cells.get(fused.main, {}) if fused else {}
+    if fused is None or LATE not in row:
+        return []
+    found = []
+    cell = row[LATE]
+    if cell.against_mixed is not None:
+        found.append(
+            _compare("Late fusion of separate adapters", "mixed with its outputs fused", fused, cell.against_mixed)
+        )
+    alone = {one.condition: one for one in summary.contributions if one.task == FUSED and one.arm == LATE}
+    if alone:
+        told = [
+            f"{one.modality} {difference(fused.main, one.worth)}"
+            for one in summary.contributions
+            if one.task == FUSED and one.arm == LATE and one.condition == "absent"
+        ]
+        text = f"Late fusion names {number(fused.main, cell.mean.value)} of the items with photo, clip and text"
+        found.append(Sentence(f"{text}; what each is worth there: {', '.join(told)}." if told else f"{text}.", "open"))
+    return found
+
+
+def _content(summary: Summary) -> list[Sentence]:
+    """Whether the answers follow the content: media shuffled between rows must hurt."""
+    found = []
+    for one in headline_contributions(summary):
+        if one.task == FUSED:
+            continue
+        label = f"{one.modality} {one.condition}" + (" between rows" if one.condition == "shuffled" else "")
+        text = f"With {label}, {one.task} falls from {number(one.metric, one.full.value)} to {number(one.metric, one.left.value)}"
+        told = difference(one.metric, one.worth)
+        gain = one.worth.value * METRICS[one.metric].better
+        if one.worth.excludes_zero and gain > 0:
+            found.append(Sentence(f"{text}: the answer follows the content, which is worth {told}.", "good"))
+        elif one.worth.has_interval:
+            text = text.replace("falls", "goes")
+            found.append(Sentence(f"{text}: the {one.modality} is not shown to matter ({told}).", "bad"))
+        else:
+            found.append(Sentence(f"{text.replace('falls', 'goes')}: {told}.", "open"))
+    return found
+
+
+def _off(summary: Summary) -> list[Sentence]:
+    """The worst harm that an adapter does to another task, if any is shown."""
+    pairs: list[tuple[float, str, TaskSummary, Cell]] = [
+        (cell.against_zero.value * METRICS[summary.task(name).main].better, adapter, summary.task(name), cell)
+        for adapter, cells in summary.off.items()
+        for name, cell in cells.items()
+        if name != adapter and name != FUSED and cell.against_zero is not None and not isnan(cell.against_zero.value)
+    ]
+    if not pairs:
+        return []
+    _, adapter, task, cell = min(pairs, key=lambda pair: pair[0])
+    assert cell.against_zero is not None
+    told = difference(task.main, cell.against_zero)
+    worse = cell.against_zero.value * METRICS[task.main].better < 0
+    if worse and cell.against_zero.excludes_zero:
+        return [Sentence(f"Off modality: the {adapter} adapter hurts {task.name} by {told} against zero-shot.", "bad")]
+    return [
+        Sentence(
+            f"Off modality: no adapter is shown to hurt another task; the lowest is {adapter} on {task.name}, {told}.",
+            "good",
+        )
+    ]
