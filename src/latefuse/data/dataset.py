@@ -170,8 +170,8 @@ def write_dataset(
 ) -> Dataset:
     """Write rows that are already clean and split as a dataset: the short way, without checks for leaks or budgets.
 
-    Media must be stored already (`store_medium`). A split column that a row lacks becomes "train"; other columns that it
-    lacks become empty. more: further keys of the manifest.
+    Media must be stored already (`store_medium`). A split column that a row lacks becomes "train"; other columns that
+    it lacks become empty. more: further keys of the manifest.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,9 @@ def write_dataset(
 
 
 def store_medium(out: Path, file: Path, extension: str | None = None, digest: str | None = None) -> str:
-    """Copy a file to its place by content and return that place ("media/ab/abcd...png"); a second copy costs nothing."""
+    """Copy a file to its place by content and return that place ("media/ab/abcd...png"); a second copy costs
+    nothing.
+    """
     digest = digest or _digest_of(file)
     ref = f"media/{digest[:2]}/{digest}.{extension or file.suffix.lstrip('.').lower()}"
     target = out / ref

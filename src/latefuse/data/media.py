@@ -1,8 +1,8 @@
 """The one place that decodes pictures and clips, with limits that are checked before anything is decoded.
 
-Which decoder runs is decided by the first bytes of a file, never by its name: a file with a wrong extension is read as what
-it is, and nothing (a playlist, a PostScript file) can smuggle in a decoder that opens other files. Everything here is
-deterministic.
+Which decoder runs is decided by the first bytes of a file, never by its name: a file with a wrong extension is read as
+what it is, and nothing (a playlist, a PostScript file) can smuggle in a decoder that opens other files. Everything here
+is deterministic.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def sniff(head: bytes) -> str | None:
 
 
 def check_image(raw: Raw, limits: MediaLimits | None = None) -> MediaInfo:
-    """The header of a picture. Raises MediaError: missing, empty, too-many-bytes, not-an-image, broken, too-many-pixels,
-    too-many-frames."""
+    """The header of a picture. Raises MediaError: missing, empty, too-many-bytes, not-an-image, broken, too-many-
+    pixels, too-many-frames."""
     with _picture(raw, limits or MediaLimits()) as picture:
         return _picture_info(picture, "image")
 
@@ -93,15 +93,16 @@ def check_image(raw: Raw, limits: MediaLimits | None = None) -> MediaInfo:
 def open_image(raw: Raw, limits: MediaLimits | None = None) -> Image.Image:
     """The whole picture as 8-bit RGB, turned upright by its EXIF, transparency on white, first frame of an animation.
 
-    16-bit greys keep their upper 8 bits, CMYK and palettes are converted. Raises MediaError, "truncated" if bytes are missing.
+    16-bit greys keep their upper 8 bits, CMYK and palettes are converted. Raises MediaError, "truncated" if bytes are
+    missing.
     """
     with _picture(raw, limits or MediaLimits()) as picture:
         return _rgb(picture, upright=True)
 
 
 def check_video(raw: Raw, limits: MediaLimits | None = None) -> MediaInfo:
-    """The header of a clip or an animation. Raises MediaError: missing, empty, too-many-bytes, not-a-video, broken, no-video,
-    no-frames, too-many-pixels, too-many-frames, too-many-seconds."""
+    """The header of a clip or an animation. Raises MediaError: missing, empty, too-many-bytes, not-a-video, broken, no-
+    video, no-frames, too-many-pixels, too-many-frames, too-many-seconds."""
     limits = limits or MediaLimits()
     kind = _kind(raw, limits)
     if kind in PICTURES.values():
@@ -112,11 +113,12 @@ def check_video(raw: Raw, limits: MediaLimits | None = None) -> MediaInfo:
 
 
 def read_frames(raw: Raw, n: int, limits: MediaLimits | None = None) -> list[Image.Image]:
-    """n frames of a clip or an animation as 8-bit RGB: the centres of n equal intervals over the list of its real frames.
+    """n frames of a clip or an animation as 8-bit RGB: the centres of n equal intervals over the list of its real
+    frames.
 
-    Frames are counted, not timed, so a variable frame rate needs no special care; a clip with fewer than n frames repeats
-    them; a still picture is a clip of one frame. Raises MediaError as check_video, and "truncated" if fewer frames are there
-    than the header promises.
+    Frames are counted, not timed, so a variable frame rate needs no special care; a clip with fewer than n frames
+    repeats them; a still picture is a clip of one frame. Raises MediaError as check_video, and "truncated" if fewer
+    frames are there than the header promises.
     """
     limits = limits or MediaLimits()
     kind = _kind(raw, limits)
@@ -292,7 +294,9 @@ def _clip_info(container: Any, kind: str, limits: MediaLimits) -> MediaInfo:
 
 
 def _count_packets(raw: Raw, kind: str, limits: MediaLimits) -> int:
-    """The number of coded frames, without decoding. Raises MediaError where there is none, too many, or fewer than promised."""
+    """The number of coded frames, without decoding. Raises MediaError where there is none, too many, or fewer than
+    promised.
+    """
     with _container(raw, kind, limits) as (container, info):
         count = 0
         for packet in container.demux(video=0):

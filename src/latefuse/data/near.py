@@ -1,14 +1,16 @@
 """Near-duplicate texts by exact set-similarity join: every pair with a Jaccard of t or more on word shingles.
 
-Prefix filter (Chaudhuri et al. 2006; Bayardo et al. 2007): under any one order of all shingles, two sets with a Jaccard of t or
-more share one among the first |x| - ceil(t|x|) + 1 of each. Common shingles stand last in the order, so the prefixes are
-selective; candidates are then compared exactly. Words and shingles live in files, so memory grows by some bytes a text.
+Prefix filter (Chaudhuri et al. 2006; Bayardo et al. 2007): under any one order of all shingles, two sets with a Jaccard
+of t or more share one among the first |x| - ceil(t|x|) + 1 of each. Common shingles stand last in the order, so the
+prefixes are selective; candidates are then compared exactly. Words and shingles live in files, so memory grows by some
+bytes a text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ NEIGHBOURS = 500
 class Near:
     """What the join found. first: (n,) the first text with the same shingles (itself if it is the first, or has none).
 
-    pairs: (m, 2) pairs a < b of such first texts. crowded: shingles so common among first texts that each text was compared
-    with its neighbours in length only.
+    pairs: (m, 2) pairs a < b of such first texts. crowded: shingles so common among first texts that each text was
+    compared with its neighbours in length only.
     """
 
     first: Array
@@ -70,7 +72,9 @@ class Texts:
             self._flush()
 
     def near(self, jaccard: float) -> Near:
-        """All pairs of texts whose shingles have a Jaccard of `jaccard` or more; texts without a shingle match nothing."""
+        """All pairs of texts whose shingles have a Jaccard of `jaccard` or more; texts without a shingle match
+        nothing.
+        """
         self._flush()
         self._stream.close()
         if not self._lengths:
@@ -91,7 +95,7 @@ class Texts:
         self._lengths.append(lengths)
         self._groups.append(np.asarray(groups, np.int64))
         keys, sizes = _document_words(words, lengths, self._groups[-1])
-        # A word in more than half of all texts is in more than half of the texts of some batch: these are the candidates.
+        # A word in more than half of all texts is in more than half of the texts of some batch.
         values, at, found = np.unique(keys, return_index=True, return_counts=True)
         self._common.append(values[2 * found > sizes[at]])
 
@@ -102,7 +106,9 @@ class Texts:
                 yield np.fromfile(stream, np.uint64, int(lengths.sum())), lengths, groups
 
     def _template_words(self) -> Array:
-        """Keys (word mixed with group) of the words that stand in more than half of the texts of a group, at least four."""
+        """Keys (word mixed with group) of the words that stand in more than half of the texts of a group, at least
+        four.
+        """
         candidates = np.unique(np.concatenate(self._common))
         groups, rows = np.unique(np.concatenate(self._groups), return_counts=True)
         count, size = np.zeros(len(candidates), np.int64), np.zeros(len(candidates), np.int64)
@@ -117,7 +123,9 @@ class Texts:
         return candidates[(2 * count > size) & (count >= 4)]
 
     def _write_shingles(self, templates: Array) -> tuple[Array, Array, Array]:
-        """Per text the number of its distinct shingles and their sum (a hash of the set); and a count sketch of shingles."""
+        """Per text the number of its distinct shingles and their sum (a hash of the set); and a count sketch of
+        shingles.
+        """
         sketch = np.zeros(SKETCH, np.uint32)
         counts, totals = [], []
         with self._shingles.open("wb") as stream:
@@ -142,7 +150,7 @@ class Texts:
         passes = max(1, -(-int(prefix.sum()) // PASS))
         edges = np.linspace(0, 2.0**HASH_BITS, passes + 1)
         found, crowded = [np.zeros((0, 2), np.int64)], 0
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             shingles, texts = self._prefixes(counts, prefix, sketch, frequent, int(low), int(high))
             pairs, full = _pairs_in_runs(shingles, texts, counts, jaccard)
             found.append(pairs)
@@ -173,7 +181,9 @@ class Texts:
 
     def _verified(self, pairs: Array, counts: Array, jaccard: float) -> Array:
         """The pairs whose exact Jaccard reaches the threshold."""
-        shingles = np.memmap(self._shingles, np.uint64, "r") if self._shingles.stat().st_size else np.zeros(0, np.uint64)
+        shingles = (
+            np.memmap(self._shingles, np.uint64, "r") if self._shingles.stat().st_size else np.zeros(0, np.uint64)
+        )
         begin = np.cumsum(counts) - counts
         keep = [
             _overlap(shingles, begin, counts, pairs[start : start + BATCH]) for start in range(0, len(pairs), BATCH)
@@ -216,7 +226,9 @@ def _mixed(words: Array, groups: Array) -> Array:
 
 
 def _document_words(words: Array, lengths: Array, groups: Array) -> tuple[Array, Array]:
-    """Each distinct word of each text once, mixed with the group; and per entry how many texts of the batch its group has."""
+    """Each distinct word of each text once, mixed with the group; and per entry how many texts of the batch its
+    group has.
+    """
     text, at = _distinct(words, lengths)
     rows = np.bincount(groups - groups.min())
     return _mixed(words[at], groups[text]), rows[groups[text] - groups.min()]
@@ -252,13 +264,17 @@ def _first_of_equal(totals: Array, counts: Array) -> Array:
     """For each text the first one with the same set of shingles; texts without shingles stand alone."""
     filled = np.flatnonzero(counts)
     first = np.arange(len(counts))
-    _, at, back = np.unique(np.stack([totals[filled], counts[filled].astype(np.uint64)]), axis=1, return_index=True, return_inverse=True)
+    _, at, back = np.unique(
+        np.stack([totals[filled], counts[filled].astype(np.uint64)]), axis=1, return_index=True, return_inverse=True
+    )
     first[filled] = filled[at[back.ravel()]]
     return first
 
 
 def _pairs_in_runs(shingles: Array, texts: Array, counts: Array, jaccard: float) -> tuple[Array, int]:
-    """Pairs of texts that stand at the same shingle, whose lengths allow the threshold; and the number of crowded shingles."""
+    """Pairs of texts that stand at the same shingle, whose lengths allow the threshold; and the number of crowded
+    shingles.
+    """
     order = np.lexsort((counts[texts], shingles))
     shingles, texts = shingles[order], texts[order].astype(np.int64)
     found, crowded = [np.zeros((0, 2), np.int64)], 0
@@ -267,7 +283,8 @@ def _pairs_in_runs(shingles: Array, texts: Array, counts: Array, jaccard: float)
         here = here[here + lag < len(texts)]
         # Within a shingle texts are sorted by length, so once a neighbour is too long all that follow are.
         here = here[
-            (shingles[here] == shingles[here + lag]) & (counts[texts[here]] >= jaccard * counts[texts[here + lag]] - 1e-9)
+            (shingles[here] == shingles[here + lag])
+            & (counts[texts[here]] >= jaccard * counts[texts[here + lag]] - 1e-9)
         ]
         if not len(here):
             break

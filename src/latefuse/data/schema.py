@@ -26,28 +26,28 @@ _F64, _I64 = pa.float64(), pa.int64()
 
 # `number` is the item id as a model sees it: a seeded permutation of 0..n-1, so that its order tells nothing.
 TABLES: dict[str, pa.Schema] = {
-    "items": pa.schema(
-        [("id", _STR), ("number", _I64), ("title", _STR), ("text", _STR), ("attributes", _STR), ("images", _STRS)]
-        + [("videos", _STRS), ("language", _STR), ("licence", _STR), ("split_item", _STR)]
-    ),
-    "events": pa.schema(
-        [("user", _STR), ("item", _STR), ("ts", _I64), ("kind", _STR), ("value", _F64)]
-        + [("split_time", _STR), ("split_loo", _STR)]
-    ),
-    "reviews": pa.schema(
-        [("user", _STR), ("item", _STR), ("ts", _I64), ("stars", _F64), ("headline", _STR), ("text", _STR)]
-        + [("feature", _STR), ("images", _STRS), ("split_time", _STR), ("split_loo", _STR)]
-    ),
+    "items": pa.schema([
+        ("id", _STR), ("number", _I64), ("title", _STR), ("text", _STR), ("attributes", _STR), ("images", _STRS),
+        ("videos", _STRS), ("language", _STR), ("licence", _STR), ("split_item", _STR),
+    ]),
+    "events": pa.schema([
+        ("user", _STR), ("item", _STR), ("ts", _I64), ("kind", _STR), ("value", _F64),
+        ("split_time", _STR), ("split_loo", _STR),
+    ]),
+    "reviews": pa.schema([
+        ("user", _STR), ("item", _STR), ("ts", _I64), ("stars", _F64), ("headline", _STR), ("text", _STR),
+        ("feature", _STR), ("images", _STRS), ("split_time", _STR), ("split_loo", _STR),
+    ]),
     "pairs": pa.schema([("a", _STR), ("b", _STR), ("weight", _F64), ("window", _I64), ("split_pair", _STR)]),
-    "judgements": pa.schema(
-        [("id", _STR), ("task", _STR), ("instruction", _STR), ("image", _STR), ("text", _STR), ("label", pa.bool_())]
-        + [("source", _STR), ("negative", _STR), ("item", _STR), ("split_item", _STR)]
-    ),
-    "conversations": pa.schema(
-        [("id", _STR), ("modality", _STR), ("topic", _STR), ("item", _STR), ("media", _MEDIA), ("turns", _TURNS)]
-        + [("truth", _STR), ("split_item", _STR)]
-    ),
-}
+    "judgements": pa.schema([
+        ("id", _STR), ("task", _STR), ("instruction", _STR), ("image", _STR), ("text", _STR), ("label", pa.bool_()),
+        ("source", _STR), ("negative", _STR), ("item", _STR), ("split_item", _STR),
+    ]),
+    "conversations": pa.schema([
+        ("id", _STR), ("modality", _STR), ("topic", _STR), ("item", _STR), ("media", _MEDIA), ("turns", _TURNS),
+        ("truth", _STR), ("split_item", _STR),
+    ]),
+}  # fmt: skip
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "items": ("id",),
@@ -76,8 +76,8 @@ def schemes(table: str) -> tuple[str, ...]:
 def clean(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with every column of the table in its type and order; absent ones get an empty value.
 
-    Split columns that the source did not give, and `number`, stay None: they are drawn later. Keys that begin with "_" are
-    for messages only and fall away. Raises Refusal for a value that does not fit, DataError for an unknown column.
+    Split columns that the source did not give, and `number`, stay None: they are drawn later. Keys that begin with "_"
+    are for messages only and fall away. Raises Refusal for a value that does not fit, DataError for an unknown column.
     """
     columns = _CLEANERS[table]
     for key in row:
@@ -260,7 +260,8 @@ def _cleaner(table: str, name: str, kind: pa.DataType) -> tuple[Callable[[Any], 
     if name in ("id", "item", "user", "a", "b"):
         return _identifier, ""
     by_type: list[tuple[pa.DataType, Callable[[Any], Any], Any]] = [
-        (_STR, _text, ""), (_I64, _integer, None if name == "number" else 0), (_F64, _real, 1.0 if name == "weight" else 0.0),
+        (_STR, _text, ""), (_I64, _integer, None if name == "number" else 0),
+        (_F64, _real, 1.0 if name == "weight" else 0.0),
         (pa.bool_(), _boolean, False), (_STRS, _texts, list), (_MEDIA, _media, list), (_TURNS, _turns, list),
     ]  # fmt: skip
     return next((convert, empty) for known, convert, empty in by_type if known == kind)
