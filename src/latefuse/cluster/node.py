@@ -45,7 +45,9 @@ def prepare(config: str, out: str | Path, node: str = "prepare") -> str:
 
     data = Data.model_validate_json(config)
     work = places.work(node, data.digest)
-    return run_step("prepare", node, data, Path(out), lambda folder, tracker: step.run(data, folder, tracker, workdir=work))
+    return run_step(
+        "prepare", node, data, Path(out), lambda folder, tracker: step.run(data, folder, tracker, workdir=work)
+    )
 
 
 def backbone(config: str, out: str | Path, node: str = "backbone") -> str:
@@ -54,7 +56,9 @@ def backbone(config: str, out: str | Path, node: str = "backbone") -> str:
 
     section = BackboneConfig.model_validate_json(config)
     cache = places.cache()
-    return run_step("backbone", node, section, Path(out), lambda folder, tracker: step.run(section, folder, tracker, cache))
+    return run_step(
+        "backbone", node, section, Path(out), lambda folder, tracker: step.run(section, folder, tracker, cache)
+    )
 
 
 def finetune(config: str, dataset: str, backbone: str, out: str | Path, node: str = "", source: str = "") -> str:

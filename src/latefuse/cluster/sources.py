@@ -24,7 +24,12 @@ _MODULE_TEXT = re.compile(rf"^{PACKAGE}(?:\.\w+)*\.?(?::\w+)?$")
 
 def source_digest(step: str, root: Path = ROOT) -> str:
     """16 hex digits over the files behind `latefuse.steps.<step>` and the versions of the libraries they import."""
-    files, libraries = closure(f"{PACKAGE}.steps.{step}", root)
+    return module_digest(f"{PACKAGE}.steps.{step}", root)
+
+
+def module_digest(module: str, root: Path = ROOT) -> str:
+    """The same for any module of the package."""
+    files, libraries = closure(module, root)
     hasher = hashlib.sha256()
     for path in files:
         hasher.update(f"{path.relative_to(root).as_posix()}\0".encode())
