@@ -65,10 +65,11 @@ def check(folder: Path) -> None:
             f"{folder}: no *.safetensors{why}; load it where you trust it and save it again with model.save_pretrained"
         )
     for file in sorted(folder.glob("*.json")):
-        _no_remote_code(file)
+        no_remote_code(file)
 
 
-def _no_remote_code(file: Path) -> None:
+def no_remote_code(file: Path) -> None:
+    """Raise BackboneError when a JSON file of a model asks for code that came with the model."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:

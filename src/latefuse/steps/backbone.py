@@ -1,0 +1,201 @@
+"""The backbone, once for all steps that follow: the demo base is built, a folder is checked, a hub name is fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from latefuse.cluster.sources import module_digest
+from latefuse.config import BackboneConfig, Section
+from latefuse.models import folder as folders
+from latefuse.models.folder import BackboneError
+from latefuse.models.hub import NAME, fetch
+from latefuse.models.tensors import check_tensors, family_of
+from latefuse.tracking import Tracker
+
+DEMO = "demo"
+
+
+class NamedOptions(Section):
+    """`backbone.options` for a folder or a hub name.
+
+    side: pixels of a picture's side, for families without a fixed size. frame_marks: text before each frame of a clip.
+    expect: the digest that the backbone must have, as an earlier `backbone.json` tells it.
+    """
+
+    side: int | None = None
+    frame_marks: tuple[str, ...] | None = None
+    expect: str | None = None
+
+
+def run(config: BackboneConfig, out: Path, tracker: Tracker, cache: Path | None = None) -> dict[str, Any]:
+    """Put the backbone of `config` into `out` with its `backbone.json`; returns the result that also lies in `out`.
+
+    cache: where built and fetched backbones are kept, under a key of configuration and code; a folder is only linked.
+    Raises BackboneError when it can't be had, is not safe to load, or has tensors missing or left over.
+    """
+    began = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    _forget(out)
+    key = _key(config)
+    kept = cache / "backbones" / key if cache and key else None
+    hit = kept is not None and _intact(kept)
+    if kept is None:
+        content = _make(config, out, tracker)
+    else:
+        if not hit:
+            _make_aside(config, kept, tracker)
+        content = folders.read_seal(kept)
+        _hand_over(kept, out)
+    return _report(config, content, hit, out, tracker, time.perf_counter() - began)
+
+
+def _key(config: BackboneConfig) -> str | None:
+    """What a kept backbone depends on; None where it is looked at each time: a folder, a name without revision."""
+    parts: dict[str, Any] = {"options": config.options, "frames": config.frames, "name": config.name}
+    if config.name == DEMO:
+        parts["code"] = module_digest("latefuse.models.tiny")
+    elif config.revision is None or _is_folder(config.name):
+        return None
+    parts["revision"] = config.revision
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir() or not NAME.match(name)
+
+
+def _make(config: BackboneConfig, target: Path, tracker: Tracker) -> dict[str, Any]:
+    """Build, link or fetch into `target`, seal it, check its tensors; returns the seal."""
+    content = _build_demo(config, target, tracker) if config.name == DEMO else _take(config, target)
+    check_tensors(target)
+    return content
+
+
+def _build_demo(config: BackboneConfig, target: Path, tracker: Tracker) -> dict[str, Any]:
+    from latefuse.models import tiny
+    from latefuse.models.tiny_tokenizer import FRAME_TOKENS
+
+    options = {**config.options, "frames": config.frames}
+    tiny.build(
+        options, target, lambda values, step: tracker.metrics({f"train/{k}": v for k, v in values.items()}, step)
+    )
+    return folders.seal(target, name=DEMO, frames=config.frames, frame_marks=list(FRAME_TOKENS[: config.frames]))
+
+
+def _take(config: BackboneConfig, target: Path) -> dict[str, Any]:
+    """A local folder or a hub repository, its files linked into `target`."""
+    options = NamedOptions.model_validate(config.options)
+    commit: str | None = config.revision
+    if _is_folder(config.name):
+        source = _local(config.name)
+    else:
+        source, commit = fetch(config.name, config.revision)
+    folders.check(source)
+    family_of(source)
+    known = folders.read_seal(source) if (source / folders.SEAL).is_file() else {}
+    if known:
+        folders.verify(source, known)
+    marks = options.frame_marks or known.get("frame_marks")
+    _link(source, target)
+    content = folders.seal(
+        target,
+        name=known.get("name") or (config.name if commit else Path(config.name).name),
+        revision=commit or known.get("revision"),
+        frames=config.frames,
+        side=options.side or known.get("side"),
+        frame_marks=list(marks) if marks else None,
+    )
+    if options.expect and options.expect != content["digest"]:
+        raise BackboneError(
+            f"{source}: digest {content['digest']}, but backbone.options.expect says {options.expect}: it is not the "
+            "backbone that was pinned"
+        )
+    return content
+
+
+def _local(name: str) -> Path:
+    source = Path(name).expanduser()
+    if not source.is_dir():
+        raise BackboneError(
+            f"backbone {name!r}: no such folder, and not a hub name such as LanguageBind/Video-LLaVA-7B-hf; "
+            "'demo' builds the demo base"
+        )
+    return source.resolve()
+
+
+def _make_aside(config: BackboneConfig, kept: Path, tracker: Tracker) -> None:
+    """Make it beside its place in the cache and move it there whole: a killed build leaves nothing half."""
+    aside = kept.parent / f".{kept.name}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        _make(config, aside, tracker)
+        shutil.rmtree(kept, ignore_errors=True)
+        aside.rename(kept)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _intact(kept: Path) -> bool:
+    try:
+        folders.verify(kept, folders.read_seal(kept))
+    except (BackboneError, OSError, ValueError):
+        return False
+    return True
+
+
+def _forget(out: Path) -> None:
+    """Take an earlier backbone out of `out`, so that nothing of it is sealed with this one."""
+    for file in (*folders.allowed(out), out / folders.SEAL):
+        file.unlink(missing_ok=True)
+
+
+def _hand_over(kept: Path, out: Path) -> None:
+    _link(kept, out)
+    shutil.copyfile(kept / folders.SEAL, out / folders.SEAL)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The files of a backbone as hard links, or as copies where the file system has none."""
+    for file in folders.allowed(source):
+        place = target / file.name
+        try:
+            os.link(file.resolve(), place)
+        except OSError:
+            shutil.copyfile(file, place)
+
+
+def _report(
+    config: BackboneConfig, content: dict[str, Any], hit: bool, out: Path, tracker: Tracker, wall: float
+) -> dict[str, Any]:
+    result = {
+        "step": "backbone",
+        "name": content["name"],
+        "revision": content["revision"],
+        "family": content["family"],
+        "frames": content["frames"],
+        "digest": content["digest"],
+        "from_cache": hit,
+        "inputs": {"name": config.name, "revision": config.revision},
+        "wall_s": round(wall, 3),
+        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        "run_id": tracker.run_id,
+    }
+    tracker.tags({"backbone": content["name"], "backbone_digest": content["digest"]})
+    tracker.metrics({"sys/wall_s": wall, "sys/peak_rss_gib": result["peak_rss_gib"]})
+    tracker.artifact(out / folders.SEAL)
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    how = "kept from an earlier run" if hit else "made"
+    print(
+        f"backbone: {content['name']} ({content['family']}) {how}; {content['digest'][:12]} in {wall:.1f} s", flush=True
+    )
+    if config.name != DEMO and content["revision"] and config.revision is None:
+        print(f"backbone: note: to repeat this run set backbone.revision={content['revision']}", flush=True)
+    return result
