@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from latefuse.data.errors import DataError, Refusal
+from latefuse.prompts.render import PLACEHOLDER
 
 Scheme = Literal["item", "pair", "time", "loo"]
 SPLITS = ("train", "valid", "test")
@@ -240,16 +241,8 @@ def _check_conversation(row: Mapping[str, Any]) -> None:
 
 
 def placeholders(text: str) -> list[str]:
-    """The modalities of the media placeholders of a user turn, in order."""
-    found = [(at, kind) for kind, mark in PLACEHOLDERS.items() for at in _finds(text, mark)]
-    return [kind for _, kind in sorted(found)]
-
-
-def _finds(text: str, mark: str) -> Iterator[int]:
-    at = text.find(mark)
-    while at >= 0:
-        yield at
-        at = text.find(mark, at + len(mark))
+    """The modalities of the media placeholders of a user turn, in order; an escaped one (`\\<image>`) is plain text."""
+    return PLACEHOLDER.findall(text)
 
 
 def _cleaner(table: str, name: str, kind: pa.DataType) -> tuple[Callable[[Any], Any], Any]:

@@ -89,10 +89,9 @@ class LabelledImages:
                 continue
             name = spell(picture.label)
             if table == "items":
-                attributes = {self.options.topic: name}
                 yield item(
-                    picture.path, name, picture.line, picture.split,
-                    attributes=attributes, images=[picture.path], language=self.options.language,
+                    picture.path, "", picture.line, picture.split,
+                    attributes={self.options.topic: name}, images=[picture.path], language=self.options.language,
                 )  # fmt: skip
                 continue
             yield question(

@@ -1,0 +1,58 @@
+"""Sources by name: what is found, what is refused and how the message teaches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latefuse.config import ConfigError, Data
+from latefuse.data import sources
+from latefuse.data.errors import DataError
+
+
+@pytest.mark.parametrize("name", sorted(sources.SOURCES))
+def test_every_entry_is_a_source(name: str) -> None:
+    found = sources.get(name)
+    assert found.name == name
+    assert found.Options.model_config["extra"] == "forbid"
+
+
+def test_unknown_name_tells_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'movielens'"):
+        sources.get("movielense")
+
+
+def test_unknown_option_tells_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.options: 1 problem[\s\S]*did you mean 'per_class'"):
+        sources.build(Data(source="labelled_images", path=str(tmp_path), options={"per_clas": 3}), tmp_path)
+
+
+def test_source_of_files_needs_a_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path"):
+        sources.build(Data(source="captions"), tmp_path)
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        sources.build(Data(source="captions", path=str(tmp_path / "nowhere")), tmp_path)
+
+
+def test_real_data_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATEFUSE_REAL_DATA", "/somewhere")
+    assert sources.resolve("$LATEFUSE_REAL_DATA/food") == Path("/somewhere/food")
+    assert sources.resolve("$LATEFUSE_REAL_DATA") == Path("/somewhere")
+    assert sources.resolve("data/$LATEFUSE_REAL_DATA") == Path("data/$LATEFUSE_REAL_DATA")
+    monkeypatch.delenv("LATEFUSE_REAL_DATA")
+    with pytest.raises(ConfigError, match="needs the environment variable LATEFUSE_REAL_DATA"):
+        sources.resolve("$LATEFUSE_REAL_DATA/food")
+
+
+def test_registry_imports_no_reader() -> None:
+    code = (
+        "import sys, latefuse.data.sources\n"
+        "assert not {'polars', 'pyarrow', 'torch', 'latefuse.data.sources.movielens'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
