@@ -117,7 +117,11 @@ class AdapterConfig(Section):
 
 
 class Train(Section):
-    """One optimisation: how long, how fast, how often it is saved and logged."""
+    """One optimisation: how long, how fast, how often it is saved and logged.
+
+    batch_size counts the rows of one optimiser step over all processes. batch_tokens bounds the padded tokens that one
+    process holds at a time, where long rows would not fit; None for no bound.
+    """
 
     max_steps: int = Field(200, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -128,9 +132,11 @@ class Train(Section):
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_tokens: int = Field(512, ge=8)
+    batch_tokens: int | None = Field(None, ge=8)
     save_every: int = Field(100, ge=1)
     log_every: int = Field(10, ge=1)
     feature_cache: bool = True
+    feature_cache_gib: float = Field(8.0, ge=0)
     gradient_checkpointing: bool = False
 
 

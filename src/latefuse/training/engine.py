@@ -1,0 +1,270 @@
+"""One optimisation on the Hugging Face Trainer, through its public extension points only.
+
+The Trainer sees a small module that computes the summed loss of a batch by the task's own `loss`; it keeps the
+optimiser, gradient accumulation, clipping, the schedule, DDP and DeepSpeed, checkpoints and resuming.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from latefuse.config import Job, Train
+from latefuse.models.adapters import module_digest, parameter_counts
+from latefuse.models.backbone import Backbone
+from latefuse.tasks import get
+from latefuse.tasks.conversation import Example, answer_tokens
+from latefuse.training.checkpoints import MarkComplete, newest_complete, remove_incomplete
+from latefuse.training.distributed import (
+    TrainingError,
+    World,
+    deepspeed_config,
+    is_sharded,
+    micro_batch,
+    prepare_process,
+)
+from latefuse.training.features import Features
+from latefuse.training.schedule import Schedule, epochs, losses, schedule
+from latefuse.training.watch import Report, WatchGradients
+
+OnLog = Callable[[dict[str, float], int], None]
+
+
+class Landed(NamedTuple):
+    """What the Trainer asks of a loaded state: here always nothing missing and nothing left over."""
+
+    missing_keys: tuple[str, ...] = ()
+    unexpected_keys: tuple[str, ...] = ()
+
+
+class Learner(nn.Module):
+    """A backbone with its adapter as the Trainer sees it: a batch in, the summed loss over answer tokens out.
+
+    Its state is what is trained and nothing else, so that checkpoints stay small.
+    """
+
+    accepts_loss_kwargs = True  # the Trainer then counts the answer tokens of a whole step, over all processes
+
+    def __init__(self, backbone: Backbone, kind: str) -> None:
+        super().__init__()
+        self.model = backbone.model
+        self.backbone = backbone
+        self.task = get(kind)
+
+    def forward(self, **batch: Any) -> Tensor:
+        """Summed cross-entropy in nats, a scalar."""
+        total, _ = self.task.loss(self.backbone, self.task.Batch(**batch))
+        return torch.as_tensor(total)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch has overloads
+        """The trained parameters only."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take in exactly the trained parameters. Raises TrainingError on one too few, too many, or misshapen."""
+        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        wrong = sorted(set(own) ^ set(state_dict)) or [n for n, p in own.items() if p.shape != state_dict[n].shape]
+        if wrong:
+            raise TrainingError(f"checkpoint: {len(wrong)} tensor(s) do not fit the adapter: {', '.join(wrong[:3])}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state_dict[name])
+        return Landed()
+
+
+class Order:
+    """A batch sampler that hands out the micro-batches of one process in the order of the schedule."""
+
+    def __init__(self, batches: Sequence[list[int]], batch_size: int) -> None:
+        self.batches, self.batch_size, self.drop_last = batches, batch_size, False
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class AnswerTrainer(Trainer):
+    """The Trainer with a given order of batches and a loss that is the mean over the answer tokens of a whole step."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, order: Order, **options: Any) -> None:
+        super().__init__(**options)
+        self.order = order
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Every process reads its own share of the schedule, so nothing is left for the Trainer to shard."""
+        return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=self.data_collator)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Raises TrainingError with the batch's row ids on a loss that is not finite."""
+        total = model(**inputs)
+        if not math.isfinite(float(total.detach())):
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the loss is {float(total.detach())}; rows {list(inputs['rows'])}: "
+                "look at these rows, or lower train.lr"
+            )
+        # DDP averages gradients over the processes; the count of answer tokens is already over all of them.
+        mean = total / num_items_in_batch * self.accelerator.num_processes
+        return (mean, None) if return_outputs else mean
+
+
+def train(
+    backbone: Backbone,
+    job: Job,
+    examples: Mapping[str, Sequence[Example]],
+    valid: Mapping[str, Sequence[Example]],
+    out: Path,
+    features: Features,
+    on_log: OnLog,
+    bound_to: str = "",
+) -> dict[str, Any]:
+    """Train the adapter that is attached to the backbone; returns what `result.json` says about it.
+
+    examples, valid: rows by task. out: checkpoints come under it, and a run that was killed goes on from the newest
+    complete one of the same job and `bound_to`. Raises TrainingError when the loss or a gradient is not finite, when a
+    part of the adapter gets no gradient, and when a weight moved that should not.
+    """
+    prepare_process(job)
+    world = World.of_environment()
+    todo = schedule(job, examples, world.size)
+    key = todo.key(job.digest, backbone.digest, bound_to)
+    frozen = module_digest(backbone.model)
+    kind = next(iter(job.tasks.values())).kind
+    report = Report(todo, on_log, world.first)
+    trainer = _trainer(Learner(backbone, kind), job, todo, world, out / "checkpoints", features)
+    for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), report):
+        trainer.add_callback(callback)
+    rows = [*todo.rows, *(row for part in valid.values() for row in part)]
+    encoded = features.warm((ref for row in rows for ref in row.media), progress=world.first)
+    world.wait()
+    resumed = _resume(out / "checkpoints", key, world)
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    backbone.model.eval()
+    if not is_sharded(backbone.model) and module_digest(backbone.model) != frozen:
+        raise TrainingError("a weight of the frozen backbone has moved in training: the adapter is not saved")
+    trained, total = parameter_counts(backbone.model)
+    history = list(losses(trainer.state.log_history))
+    return {
+        "steps": len(todo.steps),
+        "resumed_from": int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        "train_tokens": sum(todo.tokens),
+        "answer_tokens": sum(answer_tokens(todo.rows[row]) for step in todo.steps for row in step.rows),
+        "samples": sum(len(step.rows) for step in todo.steps),
+        "epochs": epochs(todo),
+        "media_encoded": encoded,
+        **report.speed(),
+        "trainable": trained,
+        "total": total,
+        "trainable_share": trained / total,
+        "losses": [loss for _, loss in history],
+        "loss_steps": [step for step, _ in history],
+        "frozen_digest": frozen,
+        **final_loss(backbone, kind, valid, features),
+    }
+
+
+def final_loss(
+    backbone: Backbone, kind: str, valid: Mapping[str, Sequence[Example]], features: Features
+) -> dict[str, Any]:
+    """Mean NLL per answer token on the validation rows: of all, and of each task."""
+    sums, counts = {}, {}
+    for name, rows in valid.items():
+        if rows:
+            sums[name] = float(get(kind).nll(backbone, rows, features=features).sum())
+            counts[name] = sum(map(answer_tokens, rows))
+    if not counts:
+        return {"valid_loss": None, "valid_losses": {}}
+    return {
+        "valid_loss": sum(sums.values()) / sum(counts.values()),
+        "valid_losses": {name: sums[name] / counts[name] for name in sums},
+    }
+
+
+def _trainer(
+    learner: Learner, job: Job, todo: Schedule, world: World, folder: Path, features: Features
+) -> AnswerTrainer:
+    arguments = training_arguments(job, todo, world, folder)
+    if todo.train.gradient_checkpointing:
+        learner.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def collate(rows: list[Example]) -> dict[str, Any]:
+        return vars(learner.task.collate(rows, learner.backbone, features))
+
+    order = Order(todo.micro_batches(world.size, world.rank), micro_batch(todo.train, world.size))
+    trainer = AnswerTrainer(
+        order, model=learner, args=arguments, train_dataset=_Rows(todo.rows), data_collator=collate
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Rows(torch.utils.data.Dataset[Example]):
+    def __init__(self, rows: Sequence[Example]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Example:
+        return self.rows[number]
+
+
+def training_arguments(job: Job, todo: Schedule, world: World, folder: Path) -> TrainingArguments:
+    """The job in the Trainer's words."""
+    one, on_gpu = todo.train, torch.cuda.is_available()
+    name, options = _scheduler(one)
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=one.max_steps,
+        per_device_train_batch_size=micro_batch(one, world.size),
+        gradient_accumulation_steps=one.accumulation,
+        learning_rate=one.lr,
+        warmup_steps=round(one.warmup * one.max_steps),
+        lr_scheduler_type=name,
+        lr_scheduler_kwargs=options,
+        weight_decay=one.weight_decay,
+        max_grad_norm=one.max_grad_norm,
+        optim="adamw_torch",
+        logging_steps=one.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=one.save_every,
+        save_total_limit=2,
+        seed=job.seed,
+        use_cpu=not on_gpu,
+        bf16=job.precision == "bfloat16",
+        fp16=job.precision == "float16",
+        ddp_backend=None if on_gpu or world.size == 1 else "gloo",
+        ddp_find_unused_parameters=len(todo.groups) > 1,
+        deepspeed=deepspeed_config(job.deepspeed, job, one, world.size) if job.deepspeed else None,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _scheduler(one: Train) -> tuple[str, dict[str, Any]]:
+    if one.schedule == "constant_then_linear":
+        return "warmup_stable_decay", {"num_decay_steps": one.max_steps // 2, "decay_type": "linear"}
+    return "constant_with_warmup" if one.schedule == "constant" else one.schedule, {}
+
+
+def _resume(folder: Path, key: str, world: World) -> Path | None:
+    if world.first:
+        remove_incomplete(folder, key)
+    world.wait()
+    return newest_complete(folder, key)

@@ -1,0 +1,76 @@
+"""One step in several processes of this machine: torchrun, with the first process's numbers read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from latefuse.config import Job
+from latefuse.training.distributed import TrainingError
+
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 10
+
+
+def must_launch(job: Job) -> bool:
+    """Whether the job wants several processes and this is not one of them yet."""
+    return job.launcher != "none" and job.processes > 1 and "LOCAL_RANK" not in os.environ
+
+
+def launch(
+    module: str, request: Mapping[str, Any], job: Job, folder: Path, on_log: Callable[[dict[str, float], int], None]
+) -> None:
+    """Run `python -m module request.json` in `job.processes` processes under torchrun and wait for all of them.
+
+    The first process appends its numbers to `folder/log.jsonl`, from where they reach on_log. Whatever ends this
+    process ends the others. Raises TrainingError when one of them fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    asked, lines = folder / "request.json", folder / "log.jsonl"
+    asked.write_text(json.dumps({**request, "log": str(lines)}), encoding="utf-8")
+    lines.write_text("", encoding="utf-8")
+    threads = str(job.threads or max(1, (os.cpu_count() or 1) // job.processes))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
+    child = subprocess.Popen(
+        [*command, "-m", module, str(asked)], env={**os.environ, "OMP_NUM_THREADS": threads}, start_new_session=True
+    )
+    read = 0
+    try:
+        while child.poll() is None:
+            time.sleep(POLL_SECONDS)
+            read = _forward(lines, read, on_log)
+    finally:
+        _end(child)
+    _forward(lines, read, on_log)
+    if child.returncode:
+        raise TrainingError(f"torchrun ended with code {child.returncode}; the process that failed says why above")
+
+
+def _forward(lines: Path, start: int, on_log: Callable[[dict[str, float], int], None]) -> int:
+    """Hand on the whole lines behind byte `start`; returns where they end."""
+    with lines.open("rb") as file:
+        file.seek(start)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    for line in whole.splitlines():
+        said = json.loads(line)
+        on_log(said["values"], said["step"])
+    return start + len(whole) + len(newline)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Nothing stays behind: the whole process group is asked to end, then made to."""
+    if child.poll() is not None:
+        return
+    os.killpg(child.pid, signal.SIGTERM)
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()

@@ -1,0 +1,119 @@
+"""What one job will do, step by step, before it starts: rows, micro-batches, tokens, and the optimiser's numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from latefuse.config import Job, Task, Train
+from latefuse.tasks.conversation import Example
+from latefuse.training.batching import interleave, micro_batches, plan
+from latefuse.training.distributed import TrainingError, micro_batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: its task and its rows, numbers into `Schedule.rows`."""
+
+    task: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All steps of a job. train: the numbers of the optimiser, for the mix those of all its tasks together."""
+
+    rows: list[Example]
+    steps: list[Step]
+    train: Train
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of every step, padding not counted."""
+        return [sum(len(self.rows[row].input_ids) for row in step.rows) for step in self.steps]
+
+    @property
+    def groups(self) -> set[str]:
+        """The kinds of batches that occur, by modality."""
+        return {self.rows[step.rows[0]].group for step in self.steps}
+
+    def micro_batches(self, world: int, rank: int) -> list[list[int]]:
+        """What one process reads, in order: for every step, one micro-batch per accumulation."""
+        parts = self.train.accumulation * world
+        cut = (micro_batches(step.rows, parts) for step in self.steps)
+        return [batch for batches in cut for batch in batches[rank::world]]
+
+    def key(self, *bound_to: str) -> str:
+        """A digest of everything that the weights at the end depend on, with what else the caller names."""
+        steps = [[step.task, [self.rows[row].row for row in step.rows]] for step in self.steps]
+        ids = hashlib.sha256()
+        for row in self.rows:
+            ids.update(json.dumps([row.input_ids, row.labels, [ref.path for ref in row.media]]).encode())
+        whole = json.dumps([steps, ids.hexdigest(), self.train.model_dump(mode="json"), *bound_to], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+
+def schedule(job: Job, examples: Mapping[str, Sequence[Example]], world: int) -> Schedule:
+    """The steps of a job. Raises TrainingError when a batch can't be split over the processes.
+
+    A mix is the separate jobs' own steps, shuffled into one another: the same rows and tokens as those jobs together.
+    """
+    train = combined(job.tasks)
+    rows: list[Example] = []
+    plans: dict[str, list[list[int]]] = {}
+    for name, task in job.tasks.items():
+        one = task.train.model_copy(update={"accumulation": train.accumulation})
+        micro_batch(one, world)
+        mine = examples[name]
+        if not mine:
+            raise TrainingError(f"task {name!r} has no rows to train on")
+        made = plan(
+            [len(row.input_ids) for row in mine],
+            [row.group for row in mine],
+            one.max_steps,
+            one.batch_size,
+            job.seed,
+            train.accumulation * world,
+            one.batch_tokens,
+        )
+        plans[name] = [[row + len(rows) for row in step] for step in made]
+        rows += mine
+    return Schedule(rows, [Step(name, tuple(step)) for name, step in interleave(plans, job.seed)], train)
+
+
+def combined(tasks: Mapping[str, Task]) -> Train:
+    """The optimiser's numbers for all tasks together.
+
+    Steps add up; rates and shares are means weighted by steps; a schedule that differs between tasks is an error.
+    """
+    parts = [task.train for task in tasks.values()]
+    schedules = sorted({part.schedule for part in parts})
+    if len(schedules) > 1:
+        raise TrainingError(f"tasks with different schedules {schedules} can't be mixed: set train.schedule for all")
+    steps = sum(part.max_steps for part in parts)
+
+    def mean(key: str) -> float:
+        return float(sum(getattr(part, key) * part.max_steps for part in parts) / steps)
+
+    means = {key: mean(key) for key in ("lr", "warmup", "weight_decay", "max_grad_norm")} if len(parts) > 1 else {}
+    return parts[0].model_copy(
+        update={
+            **means,
+            "max_steps": steps,
+            "accumulation": max(part.accumulation for part in parts),
+            "save_every": max(part.save_every for part in parts),
+            "batch_size": max(part.batch_size for part in parts),
+        }
+    )
+
+
+def epochs(schedule: Schedule) -> float:
+    """How often each row is read, on average."""
+    return sum(len(step.rows) for step in schedule.steps) / len(schedule.rows)
+
+
+def losses(history: Sequence[Mapping[str, float]]) -> Iterator[tuple[int, float]]:
+    """Step and mean loss per answer token of every entry of a Trainer's log that has one."""
+    return ((int(entry["step"]), float(entry["loss"])) for entry in history if "loss" in entry)

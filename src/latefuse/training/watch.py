@@ -1,0 +1,134 @@
+"""What is watched while a job trains: that gradients arrive and are finite, and how fast it goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from latefuse.models.adapters import gradient_norms
+from latefuse.models.backbone import Backbone
+from latefuse.training.distributed import TrainingError
+from latefuse.training.schedule import Schedule
+
+NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
+
+
+class WatchGradients(TrainerCallback):
+    """Stops on a gradient that is not finite, or on a part of the adapter that gets none where it should.
+
+    A step of text only can't move what reads media, so each part is looked at in the first steps that touch it.
+    """
+
+    def __init__(self, backbone: Backbone, schedule: Schedule) -> None:
+        self.backbone, self.schedule = backbone, schedule
+        self.trained = [p for p in backbone.model.parameters() if p.requires_grad]
+        self.waiting: set[str] | None = None
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called with the gradients of a whole step."""
+        if args.deepspeed:
+            return  # its gradients are spread over the processes; the adapter is checked for movement when it is saved
+        step = self.schedule.steps[state.global_step]
+        grads = [p.grad for p in self.trained if p.grad is not None]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(grads))):
+            rows = self.rows_of(step.rows)
+            raise TrainingError(f"step {state.global_step + 1}: the gradient is not finite; rows {rows}")
+        if self.waiting is None or self.waiting:
+            self._look(state.global_step, self.schedule.rows[step.rows[0]].group)
+
+    def _look(self, step: int, group: str) -> None:
+        norms = gradient_norms(self.backbone)
+        if self.waiting is None:
+            self.waiting = set(norms)
+        expected = {part for part in norms if _touched(part, group)}
+        silent = sorted(part for part in expected & self.waiting if norms[part] == 0)
+        if silent:
+            raise TrainingError(
+                f"step {step + 1}: no gradient reaches {', '.join(silent)} of the adapter, so it would train nothing "
+                "there; look at adapter.on and at what the backbone's features depend on"
+            )
+        self.waiting -= expected
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Every part must have been touched by some step."""
+        if self.waiting and not args.deepspeed:
+            raise TrainingError(f"no batch ever touched {', '.join(sorted(self.waiting))} of the adapter")
+
+    def rows_of(self, rows: tuple[int, ...]) -> list[str]:
+        """The ids of the conversations of a step."""
+        return [self.schedule.rows[row].row for row in rows]
+
+
+def _touched(part: str, group: str) -> bool:
+    if part == "language":
+        return True
+    return group != "text" if part == "bridge" else part.removeprefix("tower.") in group.split("+")
+
+
+class Report(TrainerCallback):
+    """A progress bar where somebody looks at it, and numbers for the tracker.
+
+    on_log gets train/loss, train/grad_norm, train/lr, train/samples_per_s and train/tokens_per_s with the step.
+    """
+
+    def __init__(self, schedule: Schedule, on_log: Callable[[dict[str, float], int], None], first: bool) -> None:
+        self.schedule, self.on_log_values, self.first = schedule, on_log, first
+        self.tokens = schedule.tokens
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self.start = self.last = state.global_step
+        self.began = self.last_time = time.perf_counter()
+        self.bar = tqdm(
+            total=state.max_steps, initial=self.start, desc="train", unit="step", disable=None if self.first else True
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """One optimiser step further."""
+        self.bar.update(1)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Hand the numbers on."""
+        values = {NAMES[key]: float(value) for key, value in (logs or {}).items() if key in NAMES}
+        if not self.first or not values:
+            return
+        now, step = time.perf_counter(), state.global_step
+        rows, tokens = self.done(self.last, step)
+        passed = max(now - self.last_time, 1e-9)
+        values |= {"train/samples_per_s": rows / passed, "train/tokens_per_s": tokens / passed}
+        self.bar.set_postfix(loss=f"{values['train/loss']:.3f}", tokens_s=f"{tokens / passed:.0f}")
+        self.on_log_values(values, step)
+        self.last, self.last_time = step, now
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock."""
+        self.ended = time.perf_counter()
+        self.stop = state.global_step
+        self.bar.close()
+
+    def done(self, start: int, stop: int) -> tuple[int, int]:
+        """Rows and tokens of the steps from start to stop."""
+        return sum(len(step.rows) for step in self.schedule.steps[start:stop]), sum(self.tokens[start:stop])
+
+    def speed(self) -> dict[str, float]:
+        """samples_per_s and tokens_per_s over the steps that this process ran, and train_s."""
+        rows, tokens = self.done(self.start, self.stop)
+        passed = max(self.ended - self.began, 1e-9)
+        return {"samples_per_s": rows / passed, "tokens_per_s": tokens / passed, "train_s": passed}
