@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from latefuse.config import MediaLimits
 from latefuse.data.errors import MediaError
+from latefuse.data.frames import count, decode, header, within_pixels
 
 __all__ = [
     "MediaError",
@@ -42,16 +43,6 @@ DAMAGE = (
 Raw = Path | str | bytes
 
 PICTURES = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tiff"}
-CLIPS = {
-    "mp4": "mp4",
-    "mkv": "matroska",
-    "avi": "avi",
-    "flv": "flv",
-    "ts": "mpegts",
-    "mpg": "mpeg",
-    "ogv": "ogg",
-    "wmv": "asf",
-}
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"BM", "bmp"),
@@ -101,37 +92,41 @@ def open_image(raw: Raw, limits: MediaLimits | None = None) -> Image.Image:
 
 
 def check_video(raw: Raw, limits: MediaLimits | None = None) -> MediaInfo:
-    """The header of a clip or an animation. Raises MediaError: missing, empty, too-many-bytes, not-a-video, broken, no-
-    video, no-frames, too-many-pixels, too-many-frames, too-many-seconds."""
+    """The header of a clip or an animation. Raises MediaError.
+
+    Its reasons: missing, empty, too-many-bytes, unknown-format, truncated, broken, no-video, no-frames, too-many-pixels,
+    too-many-frames, too-many-seconds (a header is believed, also a lying one).
+    """
     limits = limits or MediaLimits()
     kind = _kind(raw, limits)
     if kind in PICTURES.values():
         with _picture(raw, limits) as picture:
             return _picture_info(picture, "video")
-    with _container(raw, kind, limits) as (_, info):
-        return info
+    with _opened(raw) as stream:
+        found = header(stream, kind, limits)
+    return MediaInfo("video", kind, found.width, found.height, found.frames, found.seconds)
 
 
 def read_frames(raw: Raw, n: int, limits: MediaLimits | None = None) -> list[Image.Image]:
-    """n frames of a clip or an animation as 8-bit RGB: the centres of n equal intervals over the list of its real
-    frames.
+    """n frames of a clip or an animation as 8-bit RGB: centres of n equal intervals over the list of its real frames.
 
     Frames are counted, not timed, so a variable frame rate needs no special care; a clip with fewer than n frames
-    repeats them; a still picture is a clip of one frame. Raises MediaError as check_video, and "truncated" if fewer
-    frames are there than the header promises.
+    repeats them; a still picture is a clip of one frame. Raises MediaError as check_video does, and "truncated" where
+    fewer frames are there than an mp4 promises.
     """
     limits = limits or MediaLimits()
     kind = _kind(raw, limits)
     if kind in PICTURES.values():
         return _animation_frames(raw, n, limits)
-    total = _count_packets(raw, kind, limits)
-    while True:
-        frames, decoded = _decode(raw, kind, limits, set(frame_indices(total, n)))
-        if decoded == 0:
-            raise MediaError("no-frames", "no frame could be decoded")
-        if decoded == total:
-            return [frames[index] for index in frame_indices(total, n)]
-        total = decoded
+    with _opened(raw) as stream:
+        promised = count(stream, kind, limits)
+        frames, total = decode(stream, kind, limits, set(frame_indices(promised, n)))
+        if 0 < total != promised:
+            # Some coded frames are never shown (VP9 and AV1 have such), some can't be decoded.
+            frames, total = decode(stream, kind, limits, set(frame_indices(total, n)))
+    if not total:
+        raise MediaError("no-frames", "no frame could be decoded")
+    return [frames[index] for index in frame_indices(total, n)]
 
 
 def frame_indices(total: int, n: int) -> list[int]:
@@ -179,15 +174,10 @@ def _picture(raw: Raw, limits: MediaLimits) -> Iterator[Image.Image]:
     if not formats:
         raise MediaError("not-an-image", f"the file is {kind}")
     with _opened(raw) as stream, _pillow_errors(), Image.open(stream, formats=formats) as picture:
-        _within(picture.width, picture.height, limits)
+        within_pixels(picture.width, picture.height, limits)
         if (frames := getattr(picture, "n_frames", 1)) > limits.max_frames:
             raise MediaError("too-many-frames", f"{frames:,} frames, the limit is {limits.max_frames:,}")
         yield picture
-
-
-def _within(width: int, height: int, limits: MediaLimits) -> None:
-    if width * height > limits.max_pixels:
-        raise MediaError("too-many-pixels", f"{width:,} x {height:,} pixels, the limit is {limits.max_pixels:,}")
 
 
 @contextmanager
@@ -249,79 +239,3 @@ def _animation_frames(raw: Raw, n: int, limits: MediaLimits) -> list[Image.Image
             picture.seek(index)
             frames[index] = _rgb(picture.copy(), upright=True)
         return [frames[index] for index in wanted]
-
-
-@contextmanager
-def _container(raw: Raw, kind: str, limits: MediaLimits) -> Iterator[tuple[Any, MediaInfo]]:
-    """An opened clip whose header lies within the limits, as (PyAV container, info)."""
-    import av
-
-    opened = {"format": CLIPS[kind], "metadata_errors": "replace"}
-    with _opened(raw) as stream, _av_errors(), av.open(stream, **opened) as container:
-        if not container.streams.video:
-            raise MediaError("no-video", "the file has no video stream")
-        yield container, _clip_info(container, kind, limits)
-
-
-@contextmanager
-def _av_errors() -> Iterator[None]:
-    import av
-
-    try:
-        yield
-    except MediaError:
-        raise
-    except av.error.FFmpegError as error:
-        raise MediaError("broken", f"{type(error).__name__}: {error.strerror}") from None
-    except (ValueError, OverflowError, ZeroDivisionError) as error:
-        raise MediaError("broken", f"{type(error).__name__}: {error}") from None
-
-
-def _clip_info(container: Any, kind: str, limits: MediaLimits) -> MediaInfo:
-    stream = container.streams.video[0]
-    lengths = [float(stream.duration * stream.time_base)] if stream.duration and stream.time_base else []
-    lengths += [container.duration / 1_000_000] if container.duration else []
-    seconds = max(lengths, default=0.0)
-    info = MediaInfo("video", kind, stream.width, stream.height, stream.frames, seconds)
-    _within(info.width, info.height, limits)
-    if info.width < 1 or info.height < 1:
-        raise MediaError("no-frames", "the video stream has no size")
-    if seconds > limits.max_seconds:
-        raise MediaError("too-many-seconds", f"{seconds:,.0f} s by its header, the limit is {limits.max_seconds:,.0f}")
-    if info.frames > limits.max_frames:
-        raise MediaError("too-many-frames", f"{info.frames:,} frames by its header, the limit is {limits.max_frames:,}")
-    return info
-
-
-def _count_packets(raw: Raw, kind: str, limits: MediaLimits) -> int:
-    """The number of coded frames, without decoding. Raises MediaError where there is none, too many, or fewer than
-    promised.
-    """
-    with _container(raw, kind, limits) as (container, info):
-        count = 0
-        for packet in container.demux(video=0):
-            count += packet.size > 0
-            if count > limits.max_frames:
-                raise MediaError("too-many-frames", f"more than the limit of {limits.max_frames:,} frames")
-    if count == 0:
-        raise MediaError("no-frames", "the video stream is empty")
-    if count < info.frames:
-        raise MediaError("truncated", f"{count} of {info.frames} frames are there")
-    return count
-
-
-def _decode(raw: Raw, kind: str, limits: MediaLimits, wanted: set[int]) -> tuple[dict[int, Image.Image], int]:
-    """The wanted frames by index, and how many frames the clip really has."""
-    frames: dict[int, Image.Image] = {}
-    count = 0
-    with _container(raw, kind, limits) as (container, _):
-        container.streams.video[0].thread_type = "AUTO"
-        for frame in container.decode(video=0):
-            _within(frame.width, frame.height, limits)
-            if count in wanted:
-                picture = frame.to_image()
-                frames[count] = picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
-            count += 1
-            if count > limits.max_frames:
-                raise MediaError("too-many-frames", f"more than the limit of {limits.max_frames:,} frames")
-    return frames, count
