@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Door:
     def __init__(self, uri: str, artifacts: Path | None = None) -> None:
         """uri: a tracking URI. artifacts: where a local database keeps its files."""
         self.uri = uri
+        self.ready = threading.Event()  # mlflow is imported: from here on waiting is for the server
         self._artifacts = artifacts
         self._client: Any = None
 
@@ -215,6 +217,7 @@ class Door:
 
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
+            self.ready.set()
             self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         return self._client
 

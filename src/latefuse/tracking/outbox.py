@@ -22,6 +22,7 @@ from latefuse.tracking.door import LIMITS, Away, Door, Record, Refused
 
 log = logging.getLogger("latefuse.tracking")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+IMPORT_S = 120.0  # importing mlflow on a machine that is busy; two seconds on one that is not
 
 
 class Outbox:
@@ -56,6 +57,7 @@ class Outbox:
     @property
     def run_id(self) -> str | None:
         """The id of the run; waits until the server has answered once, or has failed to."""
+        self._door.ready.wait(IMPORT_S)
         self._opened.wait(self._patience)
         return self._run_id
 
@@ -100,6 +102,7 @@ class Outbox:
             self._add({"kind": "end", "status": status})
         self._closing = True
         self._wake.set()
+        self._door.ready.wait(IMPORT_S)
         self._thread.join(self._patience if patience_s is None else patience_s)
         with self._lock:
             kept = len(self._waiting)
