@@ -93,3 +93,73 @@ def fresh_backbone(backbone_folder: Callable[..., Path]) -> Callable[..., Any]:
         return load_backbone(backbone_folder(family, seed))
 
     return load
+
+
+DISHES = ("red rice", "green soup", "blue tart", "white roll", "black stew", "gold cake")
+
+
+@pytest.fixture(scope="session")
+def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Items that have a name, a picture, a clip and a text: each modality is asked for the name, and text for a colour.
+
+    Of the six validation items one lacks its clip's row and one has an absent picture.
+    """
+    from latefuse.data.dataset import store_medium, write_dataset
+
+    out, raw = tmp_path_factory.mktemp("dishes"), tmp_path_factory.mktemp("raw")
+    rows: list[dict[str, Any]] = []
+    for shift, split in enumerate(("train", "valid", "test")):
+        for number, name in enumerate(DISHES):
+            item = f"{split}-{number}"
+            for modality in MODALITIES:
+                media, _, _ = _row(modality, number, shift, raw)
+                stored = [{"modality": modality, "path": store_medium(out, path)} for path in media]
+                if (split, number, modality) == ("valid", 1, "image"):
+                    stored = [{"modality": "image", "path": ""}]
+                if (split, number, modality) == ("valid", 2, "video"):
+                    continue
+                question = {"image": "<image> name?", "video": "<video> name?", "text": f"card {number}{shift} name?"}
+                rows.append(_named(f"{item}-{modality}", modality, "dish", item, stored, question[modality], name, split))
+            colour = name.split()[0]
+            rows.append(_named(f"{item}-colour", "text", "colour", item, [], f"card {number} colour?", colour, split))
+    write_dataset(out, {"conversations": rows}, source="dishes")
+    return out
+
+
+def _named(
+    row: str, modality: str, topic: str, item: str, media: list[dict[str, str]], question: str, answer: str, split: str
+) -> dict[str, Any]:
+    turns = [{"role": "user", "text": question}, {"role": "assistant", "text": answer}]
+    truth = {"name": answer, "names": "dish"} if topic == "dish" else {"answer": answer}
+    return {
+        "id": row, "modality": modality, "topic": topic, "item": item, "media": media, "turns": turns,
+        "truth": json.dumps(truth), "split_item": split,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def make_finetuned(fresh_backbone: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """`make(task, modality, seed, **AdapterConfig)` -> a folder as `finetune` writes it, with random learned weights."""
+
+    def make(task: str, modality: str, seed: int = 0, **options: Any) -> Path:
+        import torch
+
+        from latefuse.config import AdapterConfig
+        from latefuse.models import adapters
+
+        backbone = fresh_backbone()
+        peft = adapters.attach(backbone, AdapterConfig(**{"r": 4, "alpha": 8, **options}), modality, seed)
+        generator = torch.Generator().manual_seed(seed + 100 * len(task))
+        for name, parameter in peft.named_parameters():
+            if parameter.requires_grad:
+                scale = 0.2 if "lora_B" in name else 0.02
+                parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+        card = adapters.AdapterCard(
+            task=task, modality=modality, arm=task, seed=seed, backbone_digest=backbone.digest,
+            config_digest="c", data_fingerprint="d",
+        )  # fmt: skip
+        folder = tmp_path / "finetuned" / f"{task}-{seed}"
+        adapters.save(peft, folder / "adapter", card)
+        return folder
+
+    return make

@@ -77,7 +77,9 @@ def test_apply_dense_scales_and_restores_every_bit(net, make_adapter, tmp_path):
     save_merged(tmp_path / "out", read(folder, base_weights(net)), base_weights(net), {})
     before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
     with pytest.raises(RuntimeError, match="inside"), apply_dense(net, tmp_path / "out", weight=0.5):
-        half = before["block.up.weight"] + 0.5 * (dict(merged.named_parameters())["block.up.weight"] - before["block.up.weight"])
+        half = before["block.up.weight"] + 0.5 * (
+            dict(merged.named_parameters())["block.up.weight"] - before["block.up.weight"]
+        )
         torch.testing.assert_close(net.block["up"].weight, half)
         raise RuntimeError("inside")
     assert all(torch.equal(weight, before[name]) for name, weight in net.named_parameters())
@@ -134,7 +136,9 @@ def test_refusals_name_the_folder_and_the_reason(key, value, reason, make_adapte
 def test_an_embedding_lora_is_refused(make_adapter):
     folder, _ = make_adapter("plain")
     tensors = load_file(folder / "adapter_model.safetensors")
-    save_file({**tensors, "base_model.model.words.lora_embedding_A": torch.ones(3, 4)}, folder / "adapter_model.safetensors")
+    save_file(
+        {**tensors, "base_model.model.words.lora_embedding_A": torch.ones(3, 4)}, folder / "adapter_model.safetensors"
+    )
     with pytest.raises(FusionError, match="only linears"):
         read(folder)
 

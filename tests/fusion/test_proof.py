@@ -31,7 +31,11 @@ METHODS = {
 def changes(request, net, make_adapter):
     kinds = {
         "plain": [{"use_rslora": True}, {"target_modules": ["block.up", "up"]}, {"r": 1, "lora_alpha": 3}],
-        "odd": [{"use_dora": True}, {"modules_to_save": ["head"], "bias": "lora_only"}, {"target_modules": ["head", "block.up"]}],
+        "odd": [
+            {"use_dora": True},
+            {"modules_to_save": ["head"], "bias": "lora_only"},
+            {"target_modules": ["head", "block.up"]},
+        ],
     }[request.param]
     base = base_weights(net)
     return [read(make_adapter(f"a{i}", i, **kind)[0], base, f"a{i}") for i, kind in enumerate(kinds)]
@@ -82,7 +86,9 @@ def test_one_changed_entry_and_one_lost_weight_are_found(net, changes, tmp_path)
 def test_a_nan_error_does_not_hold():
     assert not Check("x", math.nan, 1e-4).holds
     assert not compare_logits("x", torch.tensor([math.nan]), torch.ones(1), 1e-4).holds
-    assert compare_logits("x", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1]), 1e-4).error == pytest.approx(0.1 / 5.41**0.5)
+    assert compare_logits("x", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1]), 1e-4).error == pytest.approx(
+        0.1 / 5.41**0.5
+    )
 
 
 def test_large_matrices_are_cut_through_their_range():

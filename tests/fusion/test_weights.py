@@ -68,7 +68,11 @@ def test_concat_is_the_weighted_sum(group, request):
 
 def test_concat_has_the_sum_of_the_ranks(three):
     merged = concat(three, W)
-    assert {module: down.shape[0] for module, (down, _) in merged.low.items()} == {"block.up": 9, "block.down": 3, "up": 3}
+    assert {module: down.shape[0] for module, (down, _) in merged.low.items()} == {
+        "block.up": 9,
+        "block.down": 3,
+        "up": 3,
+    }
 
 
 def test_concat_in_plain_peft_equals_the_scaled_adapters_active_together(net, three, tmp_path, make_adapter):

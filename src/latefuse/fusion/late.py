@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor
 from latefuse.config import Modality, Task
 from latefuse.data.dataset import Dataset
 from latefuse.fusion.scores import Learned, learn_weights
-from latefuse.models.adapters import active
 from latefuse.models.backbone import Backbone
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
@@ -26,6 +26,8 @@ from latefuse.training.features import Features
 
 MAX_BYTES = 512 * 1024**2
 TOKENS_A_ROW = 16
+Acting = Callable[[str], AbstractContextManager[None]]
+"""Switches on the adapter of a task, alone."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,13 @@ def _naming(row: Example, name: str, backbone: Backbone) -> Example:
 
 
 def learn_fused(
-    backbone: Backbone, rows: Shared, features: Features, steps: int, batch_size: int = 32
+    backbone: Backbone, rows: Shared, acting: Acting, features: Features, steps: int, batch_size: int = 32
 ) -> dict[str, Any]:
-    """Weights per modality, learned on the tokens of the items' names; adapters are attached by their tasks' names."""
+    """Weights per modality, learned on the tokens of the items' names."""
     per_row = _tokens_a_row(backbone, len(rows.members), len(rows.items))
     members = []
     for modality, task in rows.members.items():
-        with active(backbone, task):
+        with acting(task):
             members.append(_answer_log_probs(backbone, rows.rows[modality], features, batch_size, per_row))
     log_probs, targets, present = _stack(members, rows.items)
     learned = learn_weights(log_probs, targets, present, steps)
@@ -147,19 +149,20 @@ def learn_fused(
 def learn_same_input(
     backbone: Backbone,
     rows: Sequence[Example],
-    adapters: Sequence[str],
+    names: Sequence[str],
+    acting: Acting,
     features: Features,
     steps: int,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """Weights per adapter when all of them answer the same rows."""
-    per_row = _tokens_a_row(backbone, len(adapters), len(rows))
+    """Weights per adapter when all of the named ones answer the same rows."""
+    per_row = _tokens_a_row(backbone, len(names), len(rows))
     members = []
-    for name in adapters:
-        with active(backbone, name):
+    for name in names:
+        with acting(name):
             members.append(_answer_log_probs(backbone, rows, features, batch_size, per_row))
     log_probs, targets, _ = _stack(members, [row.row for row in rows])
-    return _report(learn_weights(log_probs, targets, None, steps), list(adapters), len(rows), len(targets))
+    return _report(learn_weights(log_probs, targets, None, steps), list(names), len(rows), len(targets))
 
 
 def _tokens_a_row(backbone: Backbone, members: int, rows: int) -> int:

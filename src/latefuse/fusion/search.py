@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isnan
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def search(
             tried[weights] = Candidate(weights, dict(evaluate(weights)))
 
     def best() -> Candidate:
-        return min(tried.values(), key=lambda candidate: candidate.loss)
+        return min(tried.values(), key=lambda candidate: inf if isnan(candidate.loss) else candidate.loss)
 
     for weights in [start] if start else [(value,) * members for value in grid]:
         attempt(weights)

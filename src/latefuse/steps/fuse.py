@@ -6,6 +6,7 @@ import json
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from latefuse.data.errors import DataError
 from latefuse.fusion import late
 from latefuse.fusion.changes import Change, FusionError, added, base_weights
 from latefuse.fusion.folders import PEFT_CONFIG, read, save_merged
-from latefuse.fusion.probe import Probe, prove_logits
+from latefuse.fusion.probe import Probe, acting, attachable, prove_logits
 from latefuse.fusion.proof import Merge, prove_weights, store
 from latefuse.fusion.search import Candidate, search
 from latefuse.fusion.weights import merge
-from latefuse.models.adapters import AdapterCard, active, read_card
+from latefuse.models.adapters import AdapterCard, active, detach, read_card
 from latefuse.models.adapters import load as load_adapter
 from latefuse.models.backbone import Backbone
 from latefuse.models.backbone import load as load_backbone
@@ -125,12 +126,14 @@ def _bench(
     seed: int,
     cache: Path | None,
 ) -> Bench:
-    """Backbone with all adapters attached (and their changes read), validation rows, features."""
+    """Backbone with its adapters attached and their changes read, validation rows, features."""
     backbone = load_backbone(path)
     base = base_weights(backbone.model)
     changes = [read(folder, base, name) for name, folder in folders.items()]
     for name, folder in folders.items():
-        load_adapter(backbone, folder, name)
+        load_adapter(backbone, folder, name)  # also what refuses an adapter of another backbone
+        if not attachable(changes):
+            detach(backbone)
     rows = {name: _validation_rows(data, task, backbone, fusion.search_rows) for name, task in tasks.items()}
     features = Features(backbone, data.media, cache)
     features.warm((ref for part in rows.values() for row in part for ref in row.media), progress=False)
@@ -239,20 +242,25 @@ def _late(bench: Bench, tasks: Mapping[str, Task], data: Dataset, out: Path) -> 
     settings, names = bench.fusion.late, list(tasks)
     fused: dict[str, Any] = {"skipped": "fusion.late.enabled is false"}
     same: dict[str, Any] = dict(fused)
+    changes = {change.name: change for change in bench.changes}
+
+    def alone(name: str) -> AbstractContextManager[None]:
+        return acting(bench.backbone, changes[name])
+
     if settings.enabled:
         try:
             rows = late.shared(data, tasks, SPLIT, bench.backbone, settings.max_rows)
             bench.features.warm(
                 (ref for part in rows.rows.values() for row in part if row for ref in row.media), progress=False
             )
-            fused = late.learn_fused(bench.backbone, rows, bench.features, settings.steps)
+            fused = late.learn_fused(bench.backbone, rows, alone, bench.features, settings.steps)
         except (late.NotShared, DataError) as reason:
             fused = {"skipped": str(reason)}
         pooled = [row for part in bench.rows.values() for row in part]
         if len(names) < 2 or not pooled:
             same = {"skipped": "one adapter alone" if pooled else f"no row in split {SPLIT!r}"}
         else:
-            same = late.learn_same_input(bench.backbone, pooled, names, bench.features, settings.steps)
+            same = late.learn_same_input(bench.backbone, pooled, names, alone, bench.features, settings.steps)
     found = {"split": SPLIT, "fused": fused, "same_input": same}
     (out / "late.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
