@@ -11,14 +11,17 @@ import pytest
 
 from latefuse.data.errors import DataError
 
-LINES = "image,caption\na.jpg,A dog runs .\na.jpg,\"A brown dog, fast .\"\nb.jpg,Two cats .\nc.jpg,  \n"
+LINES = 'image,caption\na.jpg,A dog runs .\na.jpg,"A brown dog, fast ."\nb.jpg,Two cats .\nc.jpg,  \n'
 
 
 def test_flickr8k(tmp_path: Path, collect: Callable[..., Any]) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "captions.csv").write_text(LINES)
     found = collect("captions")
-    assert [(row["id"], row["images"]) for row in found["items"]] == [("a.jpg", ["images/a.jpg"]), ("b.jpg", ["images/b.jpg"])]
+    assert [(row["id"], row["images"]) for row in found["items"]] == [
+        ("a.jpg", ["images/a.jpg"]),
+        ("b.jpg", ["images/b.jpg"]),
+    ]
     said = [(row["id"], row["item"], row["turns"][1]["text"]) for row in found["conversations"]]
     assert said == [
         ("caption:a.jpg#0", "a.jpg", "A dog runs ."),
@@ -34,7 +37,10 @@ def test_flickr30k_with_pipe_and_splits(tmp_path: Path, collect: Callable[..., A
     (tmp_path / "results.csv").write_text("image_name|part|comment\na.jpg|training|A dog .\nb.jpg|dev|A cat .\n")
     options = {"file": "results.csv", "delimiter": "|", "images": ""}
     found = collect("captions", **options, columns={"image": "image_name", "caption": "comment", "split": "part"})
-    assert [(row["images"], row["split_item"]) for row in found["items"]] == [(["a.jpg"], "train"), (["b.jpg"], "valid")]
+    assert [(row["images"], row["split_item"]) for row in found["items"]] == [
+        (["a.jpg"], "train"),
+        (["b.jpg"], "valid"),
+    ]
 
 
 def test_limit_counts_pictures(tmp_path: Path, collect: Callable[..., Any]) -> None:

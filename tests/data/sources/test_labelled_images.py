@@ -34,7 +34,9 @@ def test_csv(tmp_path: Path, collect: Callable[..., Any]) -> None:
 
 
 def test_csv_rows_that_are_broken(tmp_path: Path, collect: Callable[..., Any]) -> None:
-    (tmp_path / "images.csv").write_bytes(b"file,split,label\na.jpg,train,x\nb.jpg,holdout,x\nc.jpg,train,\n\xe9.jpg,train,x\n")
+    (tmp_path / "images.csv").write_bytes(
+        b"file,split,label\na.jpg,train,x\nb.jpg,holdout,x\nc.jpg,train,\n\xe9.jpg,train,x\n"
+    )
     errors = [entry for entry in collect("labelled_images")["errors"] if entry[0] == "items"]
     assert [(line, reason) for _, line, reason in errors] == [
         ("images.csv:3", "unknown-split"),
@@ -57,7 +59,9 @@ def test_csv_missing_column(tmp_path: Path, collect: Callable[..., Any]) -> None
         collect("labelled_images")
 
 
-def test_folders_with_and_without_splits(collect: Callable[..., Any], picture: Callable[..., Path], tmp_path: Path) -> None:
+def test_folders_with_and_without_splits(
+    collect: Callable[..., Any], picture: Callable[..., Path], tmp_path: Path
+) -> None:
     for name in ("train/soup/1.png", "train/pie/2.png", "validation/soup/3.png", "test/pie/4.png"):
         picture(f"official/{name}")
     (tmp_path / "official/train/soup/.DS_Store").write_bytes(b"x")
@@ -109,7 +113,9 @@ def test_foodx251(tmp_path: Path, collect: Callable[..., Any]) -> None:
 
 
 def test_per_class_and_classes(tmp_path: Path, collect: Callable[..., Any]) -> None:
-    rows = [f"{split}/{label}/{k}.jpg,{split},{label}" for split in ("train", "test") for label in "abc" for k in range(9)]
+    rows = [
+        f"{split}/{label}/{k}.jpg,{split},{label}" for split in ("train", "test") for label in "abc" for k in range(9)
+    ]
     (tmp_path / "images.csv").write_text("\n".join(["file,split,label", *rows]))
     found = collect("labelled_images", per_class=2, classes=["a", "c"])
     assert Counter((row["split_item"], row["id"].split("/")[1]) for row in found["items"]) == dict.fromkeys(

@@ -21,7 +21,13 @@ SOUP = {
     "steps": ["Boil the [peas](/peas) for 10 minutes.", "For the ingredients: blend; then salt.", "Serve hot ."],
     "tags": ["green"],
 }
-TOAST = {"slug": "toast", "title": "Toast", "images": [], "ingredients": ["2 slices bread"], "steps": ["Toast the bread."]}
+TOAST = {
+    "slug": "toast",
+    "title": "Toast",
+    "images": [],
+    "ingredients": ["2 slices bread"],
+    "steps": ["Toast the bread."],
+}
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def _json_row(value: Any, text: str, where: str) -> Row:
     return value
 
 
-def read_parquet(path: Path, columns: Collection[str] | None = None, batch: int = 4096) -> Iterator[Row]:
+def read_parquet(path: Path, columns: Collection[str] | None = None, batch: int = 1024) -> Iterator[Row]:
     """The rows of a Parquet file, `batch` at a time out of one row group after the other."""
     number = 0
     for rows in _parquet(path).iter_batches(batch_size=batch, columns=None if columns is None else list(columns)):

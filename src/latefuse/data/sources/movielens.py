@@ -192,8 +192,10 @@ class MovieLens:
         """(userId, movieId) of every rating that counts, as columns: 25 M ratings stay under 1 GB."""
         path = below(self.root, "ratings.csv")
         try:
-            scan = polars.scan_csv(path, schema_overrides={"userId": polars.String, "movieId": polars.String})
-            return scan.filter(polars.col("rating") >= self.options.min_rating).select("userId", "movieId").collect()
+            texts = dict.fromkeys(("userId", "movieId", "rating"), polars.String)
+            rating = polars.col("rating").cast(polars.Float64, strict=False)
+            scan = polars.scan_csv(path, schema_overrides=texts)
+            return scan.filter(rating >= self.options.min_rating).select("userId", "movieId").collect()
         except polars.exceptions.PolarsError as error:
             raise DataError(f"{path}: {error}") from None
 
