@@ -213,11 +213,12 @@ class Door:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             import logging
 
-            import mlflow
-
+            try:
+                import mlflow
+            finally:
+                self.ready.set()
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
-            self.ready.set()
             self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         return self._client
 
