@@ -39,7 +39,11 @@ def huge_png(width: int = 50_000, height: int = 50_000) -> bytes:
 
 
 def write_clip(
-    path: Path, greys: Sequence[int], at_ms: Sequence[int] | None = None, codec: str = "libx264", kind: str | None = None
+    path: Path,
+    greys: Sequence[int],
+    at_ms: Sequence[int] | None = None,
+    codec: str = "libx264",
+    kind: str | None = None,
 ) -> Path:
     """A clip of one plain grey frame after the other, 64 x 48; at_ms: when each is shown, by default every 100 ms."""
     beat = Fraction(1, 1000)

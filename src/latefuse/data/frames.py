@@ -93,14 +93,18 @@ def _container(stream: BinaryIO, kind: str, limits: MediaLimits) -> Iterator[tup
             yield container, _header(container, kind, limits)
     except MediaError:
         raise
+    except av.error.EOFError:
+        raise MediaError("no-frames", "the file ends before its first frame") from None
     except av.error.FFmpegError as error:
         raise MediaError("broken", f"{type(error).__name__}: {error.strerror}") from None
-    except (ValueError, ArithmeticError) as error:
+    except (ValueError, ArithmeticError, AttributeError, LookupError) as error:
         raise MediaError("broken", f"{type(error).__name__}: {error}") from None
 
 
 def _header(container: Any, kind: str, limits: MediaLimits) -> Header:
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise MediaError("unknown-codec", "no decoder knows this video stream")
     lengths = [float(stream.duration * stream.time_base)] if stream.duration and stream.time_base else []
     lengths += [container.duration / 1_000_000] if container.duration else []
     found = Header(stream.width, stream.height, stream.frames if kind == "mp4" else 0, max(lengths, default=0.0))
@@ -115,7 +119,7 @@ def _header(container: Any, kind: str, limits: MediaLimits) -> Header:
 
 
 def _has_index(stream: BinaryIO) -> bool:
-    """Whether an mp4 file has its `moov` (or a fragment) whole. Boxes: 4 bytes size, 4 bytes name, maybe 8 bytes size."""
+    """Whether an mp4 has its `moov` (or a fragment) whole. A box: 4 bytes size, 4 bytes name, maybe 8 bytes size."""
     size, at = stream.seek(0, 2), 0
     while at + 8 <= size:
         stream.seek(at)

@@ -94,8 +94,8 @@ def open_image(raw: Raw, limits: MediaLimits | None = None) -> Image.Image:
 def check_video(raw: Raw, limits: MediaLimits | None = None) -> MediaInfo:
     """The header of a clip or an animation. Raises MediaError.
 
-    Its reasons: missing, empty, too-many-bytes, unknown-format, truncated, broken, no-video, no-frames, too-many-pixels,
-    too-many-frames, too-many-seconds (a header is believed, also a lying one).
+    Its reasons: missing, empty, too-many-bytes, unknown-format, truncated, broken, unknown-codec, no-video, no-frames,
+    too-many-pixels, too-many-frames, too-many-seconds (a header is believed, also a lying one).
     """
     limits = limits or MediaLimits()
     kind = _kind(raw, limits)
