@@ -89,7 +89,8 @@ def recipes(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_one_line_per_clip(tmp_path: Path, collect: Callable[..., Any]) -> None:
     (tmp_path / "manifest.csv").write_text(
-        "file,label,licence,split\na.mp4,flipping a pancake,MIT,train\nb.mkv,stirring,Apache-2.0,holdout\nc.gif,,MIT,train\n"
+        "file,label,licence,split\na.mp4,flipping a pancake,MIT,train\n"
+        "b.mkv,stirring,Apache-2.0,holdout\nc.gif,,MIT,train\n"
     )
     found = collect("clips", columns={"licence": "licence", "split": "split"})
     (item,) = found["items"]
