@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
 
@@ -110,6 +111,9 @@ def _add(backbone: Backbone, config: LoraConfig, name: str) -> PeftModel:
 def detach(backbone: Backbone) -> None:
     """Take all adapters off; the backbone is as it was loaded."""
     if backbone.peft is not None:
+        for module in backbone.model.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                module.set_adapter([])  # PEFT would leave the trained copy in the place of the original
         backbone.model = backbone.peft.unload()
         backbone.model.requires_grad_(False)
         backbone.peft = None
