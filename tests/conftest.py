@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a small dataset of all three modalities, and tiny backbones of the real classes."""
+"""What tests of several rooms share: small datasets of all three modalities, tiny backbones of the real classes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if (split, number, modality) == ("valid", 2, "video"):
                     continue
                 question = {"image": "<image> name?", "video": "<video> name?", "text": f"card {number}{shift} name?"}
-                rows.append(_named(f"{item}-{modality}", modality, "dish", item, stored, question[modality], name, split))
+                asked = question[modality]
+                rows.append(_named(f"{item}-{modality}", modality, "dish", item, stored, asked, name, split))
             colour = name.split()[0]
             rows.append(_named(f"{item}-colour", "text", "colour", item, [], f"card {number} colour?", colour, split))
     write_dataset(out, {"conversations": rows}, source="dishes")
@@ -139,7 +140,7 @@ def _named(
 
 @pytest.fixture
 def make_finetuned(fresh_backbone: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
-    """`make(task, modality, seed, **AdapterConfig)` -> a folder as `finetune` writes it, with random learned weights."""
+    """`make(task, modality, seed, **AdapterConfig)` -> a folder as `finetune` writes it, with random weights."""
 
     def make(task: str, modality: str, seed: int = 0, **options: Any) -> Path:
         import torch

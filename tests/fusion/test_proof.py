@@ -46,11 +46,14 @@ def test_the_claims_of_every_merge_hold(name, net, changes, tmp_path):
     base, merge = base_weights(net), METHODS[name]
     save_merged(tmp_path / "out", merge.run(changes), base, {})
     checks = prove_weights(tmp_path / "out", merge, changes, base, 1e-4)
-    assert len(checks) == 3 and all(check.holds for check in checks)
+    assert len(checks) == 3
+    assert all(check.holds for check in checks)
     proof = store(tmp_path / "out", merge, checks, {"energy": 1.0})
     stored = json.loads((tmp_path / "out" / "proof.json").read_text())
     assert stored == json.loads(json.dumps(proof))
-    assert stored["holds"] is True and stored["energy"] == 1.0 and stored["method"] == merge.method
+    assert stored["holds"] is True
+    assert stored["energy"] == 1.0
+    assert stored["method"] == merge.method
     assert stored["weights"] == list(merge.weights)
     assert all(check["error"] < 1e-5 and check["holds"] for check in stored["checks"])
 
@@ -76,7 +79,9 @@ def test_one_changed_entry_and_one_lost_weight_are_found(net, changes, tmp_path)
     tensors["block.up.weight"][0, 0] += 1e-3 * tensors["block.up.weight"].norm()
     save_file(tensors, file)
     check = prove_weights(tmp_path / "out", merge, changes, base, 1e-4)[0]
-    assert not check.holds and check.where == "block.up.weight" and check.error == pytest.approx(1e-3, rel=0.1)
+    assert not check.holds
+    assert check.where == "block.up.weight"
+    assert check.error == pytest.approx(1e-3, rel=0.1)
     del tensors["block.up.weight"]
     save_file(tensors, file)
     with pytest.raises(ProofError, match=r"block\.up\.weight"):

@@ -61,7 +61,8 @@ def test_impossible_tokens_stay_impossible_unless_their_member_has_no_weight():
     log_probs = random_log_probs(2, 1, 4)
     log_probs[0, 0, 2] = -math.inf
     found = mix(log_probs, torch.tensor([0.5, 0.5]))
-    assert found[0, 2] == -math.inf and found.exp().sum() == pytest.approx(1)
+    assert found[0, 2] == -math.inf
+    assert found.exp().sum() == pytest.approx(1)
     torch.testing.assert_close(mix(log_probs, torch.tensor([0.0, 1.0])), log_probs[1])
 
 
@@ -102,7 +103,8 @@ def test_learning_finds_the_planted_weights():
     assert learned.weights.tolist() == pytest.approx([1.4, 0.5, 0.0], abs=0.08)
     assert learned.after == pytest.approx(float(nll(log_probs, targets, learned.weights)))
     assert learned.before == pytest.approx(float(nll(log_probs, targets, torch.full((3,), 1 / 3))))
-    assert learned.after < learned.before - 0.1 and learned.after < min(learned.alone)
+    assert learned.after < learned.before - 0.1
+    assert learned.after < min(learned.alone)
     assert learned.alone[2] == pytest.approx(float(nll(log_probs[2:], targets, torch.ones(1))))
 
 
@@ -114,8 +116,10 @@ def test_learning_never_reads_an_absent_member():
     clean = learn_weights(log_probs, targets, present, steps=50)
     log_probs[~present] = float("nan")
     poisoned = learn_weights(log_probs, targets, present, steps=50)
-    assert torch.equal(clean.weights, poisoned.weights) and clean.after == poisoned.after
-    assert math.isnan(poisoned.alone[2]) and poisoned.alone[0] == clean.alone[0]
+    assert torch.equal(clean.weights, poisoned.weights)
+    assert clean.after == poisoned.after
+    assert math.isnan(poisoned.alone[2])
+    assert poisoned.alone[0] == clean.alone[0]
 
 
 def test_learning_survives_ruled_out_tokens_and_refuses_no_tokens():

@@ -24,9 +24,12 @@ def bowl(*best):
 def test_it_finds_the_best_of_a_separable_loss_and_tells_what_it_tried():
     evaluate, calls = bowl(1.0, 0.3, 0.6)
     best, tried = search(evaluate, 3, GRID, 30)
-    assert best.weights == (1.0, 0.3, 0.6) and best.loss == pytest.approx(0)
-    assert [candidate.weights for candidate in tried] == calls and len(calls) == len(set(calls)) <= 16
-    assert best in tried and all(best.loss <= candidate.loss for candidate in tried)
+    assert best.weights == (1.0, 0.3, 0.6)
+    assert best.loss == pytest.approx(0)
+    assert [candidate.weights for candidate in tried] == calls
+    assert len(calls) == len(set(calls)) <= 16
+    assert best in tried
+    assert all(best.loss <= candidate.loss for candidate in tried)
     assert best.nll == {"a": pytest.approx(1), "b": pytest.approx(-1)}
 
 
@@ -36,7 +39,8 @@ def test_equal_weights_come_first_or_the_given_start():
     assert calls == [(0.3, 0.3), (0.6, 0.6), (1.0, 1.0)]
     evaluate, calls = bowl(1.0, 1.0)
     best, _ = search(evaluate, 2, GRID, 99, start=(0.6, 1.0))
-    assert calls[0] == (0.6, 1.0) and best.weights == (1.0, 1.0)
+    assert calls[0] == (0.6, 1.0)
+    assert best.weights == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 7])

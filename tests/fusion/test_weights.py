@@ -194,7 +194,7 @@ def test_svd_is_the_best_approximation_of_its_rank(group, rank, request):
     kept = every = 0.0
     for name, total in weighted_sum(changes, W).items():
         module = name.removesuffix(".weight")
-        if total.dim() == 1 or name == "head.weight" and group == "odd":
+        if total.dim() == 1 or (name == "head.weight" and group == "odd"):
             torch.testing.assert_close(found[name].double(), total, atol=1e-6, rtol=1e-5)
             continue
         cut = rank or max(change.ranks.get(module, 0) for change in changes)

@@ -45,7 +45,7 @@ class Probe:
 
 
 def attachable(changes: Sequence[Change]) -> bool:
-    """Whether PEFT can hold these adapters side by side: not where one trains a module whole and another a part of it."""
+    """Whether PEFT can hold them side by side: not where one trains a module whole and another a part of it."""
     return not any(
         inside(parameter, one.whole) and not inside(parameter, other.whole)
         for one in changes
@@ -107,9 +107,9 @@ def prove_logits(
 ) -> tuple[list[Check], dict[str, Any]]:
     """The claims on the logits of the probe, and how far the merge moves them from the bare backbone's.
 
-    The adapters are attached under the names of their changes if they can be. Where the merge (or, for the other claim, its exact
-    settings) is the weighted sum of LoRA adapters, they are compared with those adapters, active and scaled; else
-    with the dense reference put on the weights.
+    The adapters are attached under the names of their changes if they can be. Where the merge (or, for the other claim,
+    its exact settings) is the weighted sum of LoRA adapters, they are compared with those adapters, active and scaled;
+    else with the dense reference put on the weights.
     """
     backbone = probe.backbone
     linear = all(not change.dense for change in changes)
