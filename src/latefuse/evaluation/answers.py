@@ -20,6 +20,7 @@ from latefuse.evaluation.classification import Score, naming_scores, ranks
 from latefuse.evaluation.grammar import Allowed
 from latefuse.evaluation.metrics import kind_of, written_scores
 from latefuse.fusion.scores import mix
+from latefuse.models.adapters import active
 from latefuse.models.backbone import Backbone
 from latefuse.prompts import Splicer
 from latefuse.tasks import instruct
@@ -159,11 +160,8 @@ def answer_alone(
         return answer(bench, rows, rank, write)
 
 
-def answer_mixed(
-    bench: Bench, rows: Sequence[Example], adapters: Sequence[str | None], weights: Tensor
-) -> list[Answer]:
-    """The answers of several adapters whose outputs are mixed, all seeing the same rows."""
-    from latefuse.models.adapters import active
+def answer_mixed(bench: Bench, rows: Sequence[Example], adapters: Sequence[str], weights: Tensor) -> list[Answer]:
+    """The answers of several attached adapters whose outputs are mixed, all seeing the same rows."""
 
     def rank(part: Sequence[Example], names: Sequence[str]) -> Tensor:
         tree = instruct.trie(names, bench.backbone)

@@ -3,9 +3,9 @@ log-probabilities are mixed, and names are ranked by what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,18 +16,20 @@ from latefuse.evaluation.classification import naming_scores, ranks
 from latefuse.evaluation.neglect import can_shuffle, shuffled
 from latefuse.fusion.late import Shared, learn_fused
 from latefuse.fusion.scores import mix
-from latefuse.models.adapters import active
 from latefuse.models.closed_list import Trie
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
 
 
+Acting = Callable[[str | None], AbstractContextManager[None]]  # switches one adapter on; None: the bare backbone
+
+
 def learned_weights(
-    bench: Bench, valid: Shared, adapters: Mapping[Modality, str | None], settings: LateFusion
+    bench: Bench, valid: Shared, name: str | None, acting: Acting, settings: LateFusion
 ) -> dict[str, float]:
-    """Weights of a control's mixture, learned on validation exactly as those of the separate adapters are."""
-    others = replace(valid, members=cast("dict[Modality, str]", dict(adapters)))  # None is the bare backbone
-    weights: dict[str, float] = learn_fused(bench.backbone, others, bench.features, settings.steps)["weights"]
+    """Weights of a control's mixture, in which one adapter answers for every modality; learned as the others' are."""
+    found = learn_fused(bench.backbone, valid, lambda task: acting(name), bench.features, settings.steps)
+    weights: dict[str, float] = found["weights"]
     return weights
 
 
@@ -35,6 +37,7 @@ def answer_fused(
     bench: Bench,
     fused: Shared,
     adapters: Mapping[Modality, str | None],
+    acting: Acting,
     weights: Mapping[str, float],
     knock_out: bool,
     seed: int = 0,
@@ -52,8 +55,12 @@ def answer_fused(
     size = max(bench.settings.batch_size // 8, 1)
     for start in range(0, len(fused.items), size):
         numbers = range(start, min(start + size, len(fused.items)))
-        own = {m: _table(bench, fused.rows[m], numbers, tree, adapters[m]) for m in modalities}
-        swapped = {m: _table(bench, rows, numbers, tree, adapters[m]) for m, rows in others.items() if rows is not None}
+        own = {m: _table(bench, fused.rows[m], numbers, tree, partial(acting, adapters[m])) for m in modalities}
+        swapped = {
+            m: _table(bench, rows, numbers, tree, partial(acting, adapters[m]))
+            for m, rows in others.items()
+            if rows is not None
+        }
         for condition, kept in _conditions(modalities, list(swapped), knock_out).items():
             chosen = [swapped[m] if condition == f"shuffled:{m}" else own[m] for m in modalities]
             present = torch.stack([there & (m in kept) for m, (_, there) in zip(modalities, chosen, strict=True)])
@@ -70,14 +77,20 @@ def answer_fused(
 Table = tuple[Tensor, Tensor]
 
 
-def _table(bench: Bench, rows: Sequence[Example | None], numbers: range, tree: Trie, adapter: str | None) -> Table:
+def _table(
+    bench: Bench,
+    rows: Sequence[Example | None],
+    numbers: range,
+    tree: Trie,
+    switched: Callable[[], AbstractContextManager[None]],
+) -> Table:
     """Log-probabilities (b, nodes, V) and which rows are there (b,); what stands in an absent row is never read."""
     there = torch.tensor([rows[number] is not None for number in numbers])
     part = [row for number in numbers if (row := rows[number]) is not None]
     if not part:
         vocabulary = bench.backbone.model.get_output_embeddings().weight.shape[0]
         return torch.zeros(len(numbers), len(tree.inner), vocabulary), there
-    with active(bench.backbone, adapter):
+    with switched():
         found = node_table(bench, part, tree)
     table = found.new_zeros(len(numbers), *found.shape[1:])
     table[there] = found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from latefuse.config import Evaluation, Fusion, Modality, Task
 from latefuse.data.dataset import Dataset
 from latefuse.evaluation import arms, neglect
 from latefuse.evaluation.answers import Answer, Bench, answer_alone, answer_mixed
-from latefuse.evaluation.fused import answer_fused, learned_weights
+from latefuse.evaluation.fused import Acting, answer_fused, learned_weights
 from latefuse.evaluation.grammar import learned_grammar
 from latefuse.evaluation.metrics import kind_of
 from latefuse.evaluation.scores import NO_SEED, Scores
-from latefuse.fusion.folders import apply_dense
+from latefuse.fusion.changes import base_weights
+from latefuse.fusion.folders import apply_dense, read
 from latefuse.fusion.late import Shared
+from latefuse.fusion.probe import acting, attachable
 from latefuse.models import adapters
+from latefuse.models.backbone import Backbone
 from latefuse.prompts import Splicer
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
@@ -84,12 +88,11 @@ def measure(plan: Plan, dataset: Dataset, seeds: Iterable[Finished], said: Calla
     said(arms.ZERO)
     _everywhere(plan, found, arms.ZERO, NO_SEED, lambda: adapters.active(backbone, None))
     _with_grammar(plan, found, dataset)
-    _fused(plan, found, arms.ZERO, NO_SEED, None, knock_out=False)
+    _fused(plan, found, arms.ZERO, NO_SEED, None, lambda name: adapters.active(backbone, None), knock_out=False)
     for finished in seeds:
-        for name, folder in finished.adapters.items():
-            adapters.load(backbone, folder, name)
-        _single_adapters(plan, found, finished, said)
-        _late(plan, found, finished, said)
+        acting = _attached(backbone, finished)
+        _single_adapters(plan, found, finished, acting, said)
+        _late(plan, found, finished, acting, said)
         for method, folder in finished.merges.items():
             said(f"{arms.merge_name(method)}, seed {finished.seed}")
             _everywhere(plan, found, arms.merge_name(method), finished.seed, _merged(plan.bench, folder))
@@ -97,22 +100,35 @@ def measure(plan: Plan, dataset: Dataset, seeds: Iterable[Finished], said: Calla
     return found
 
 
-def _single_adapters(plan: Plan, found: Measured, finished: Finished, said: Callable[[str], None]) -> None:
+def _attached(backbone: Backbone, finished: Finished) -> Acting:
+    """All adapters of a seed, side by side where PEFT can hold them so, else each put on the weights for its turn."""
+    base = base_weights(backbone.model)
+    changes = {name: read(folder, base, name) for name, folder in finished.adapters.items()}
+    for name, folder in finished.adapters.items():
+        adapters.load(backbone, folder, name)
+        if not attachable(list(changes.values())):
+            adapters.detach(backbone)
+
+    def acts(name: str | None) -> AbstractContextManager[None]:
+        return adapters.active(backbone, None) if name is None else acting(backbone, changes[name])
+
+    return acts
+
+
+def _single_adapters(
+    plan: Plan, found: Measured, finished: Finished, acting: Acting, said: Callable[[str], None]
+) -> None:
     """Each adapter on every task's rows, and knocked out on its own: what routing and the off-modality check need."""
-    backbone = plan.bench.backbone
     for name in finished.adapters:
         source = arms.only(name) if name in plan.tasks else name
         said(f"{source}, seed {finished.seed}")
-
-        def switched(name: str = name) -> AbstractContextManager[None]:
-            return adapters.active(backbone, name)
-
+        switched = partial(acting, name)
         _everywhere(plan, found, source, finished.seed, switched)
         if name != arms.WIDE:
             own = [name] if name in plan.tasks else list(plan.tasks)
             _knocked_out(plan, found, source, finished.seed, switched, own)
         if name in (arms.MIXED, arms.WIDE):
-            _fused(plan, found, name, finished.seed, name, knock_out=name == arms.MIXED)
+            _fused(plan, found, name, finished.seed, name, acting, knock_out=name == arms.MIXED)
 
 
 def _merged(bench: Bench, folder: Path) -> Callable[[], AbstractContextManager[None]]:
@@ -182,28 +198,32 @@ def _knocked_out(
                 found.record(source, seed, f"{kind}:{modality}", task, rows, answers)
 
 
-def _late(plan: Plan, found: Measured, finished: Finished, said: Callable[[str], None]) -> None:
+def _late(plan: Plan, found: Measured, finished: Finished, acting: Acting, said: Callable[[str], None]) -> None:
     """Late fusion of the separate adapters: on items with several modalities, and on one and the same input."""
     own = {name: name for name in plan.tasks if name in finished.adapters}
     weights = finished.late.get("fused", {}).get("weights")
     if plan.fused is not None and weights and all(task in own for task in plan.fused.members.values()):
         said(f"{arms.LATE}, seed {finished.seed}")
-        _record_fused(plan, found, arms.LATE, finished.seed, dict(plan.fused.members), weights, knock_out=True)
+        _record_fused(plan, found, arms.LATE, finished.seed, dict(plan.fused.members), acting, weights, knock_out=True)
     same = finished.late.get("same_input", {}).get("weights")
-    if same and len(own) > 1:
+    if same and plan.bench.backbone.peft is None:
+        said(f"{arms.SAME}, seed {finished.seed}: left out, these adapters can't be attached side by side")
+    elif same and len(own) > 1:
         said(f"{arms.SAME}, seed {finished.seed}")
         for task, rows in plan.rows.items():
             answers = answer_mixed(plan.bench, rows, list(same), torch.tensor(list(same.values())))
             found.record(arms.SAME, finished.seed, "full", task, rows, answers)
 
 
-def _fused(plan: Plan, found: Measured, arm: str, seed: int, adapter: str | None, knock_out: bool) -> None:
+def _fused(
+    plan: Plan, found: Measured, arm: str, seed: int, adapter: str | None, acting: Acting, knock_out: bool
+) -> None:
     """A control on the items with several modalities: one set of weights answers for all of them."""
     if plan.fused is None or plan.valid is None:
         return
     members: dict[Modality, str | None] = dict.fromkeys(plan.fused.rows, adapter)
-    weights = learned_weights(plan.bench, plan.valid, dict.fromkeys(plan.valid.rows, adapter), plan.fusion.late)
-    _record_fused(plan, found, arm, seed, members, weights, knock_out)
+    weights = learned_weights(plan.bench, plan.valid, adapter, acting, plan.fusion.late)
+    _record_fused(plan, found, arm, seed, members, acting, weights, knock_out)
 
 
 def _record_fused(
@@ -212,13 +232,14 @@ def _record_fused(
     arm: str,
     seed: int,
     members: Mapping[Modality, str | None],
+    acting: Acting,
     weights: Mapping[str, float],
     knock_out: bool,
 ) -> None:
     fused = plan.fused
     if fused is None or any(modality not in weights for modality in fused.rows):
         return
-    by_condition = answer_fused(plan.bench, fused, members, weights, knock_out, max(seed, 0))
+    by_condition = answer_fused(plan.bench, fused, members, acting, weights, knock_out, max(seed, 0))
     for condition, (numbers, answers) in by_condition.items():
         rows = [_fused_row(fused, number) for number in numbers]
         found.record(arm, seed, condition, arms.FUSED, rows, answers)
@@ -226,8 +247,6 @@ def _record_fused(
 
 def _fused_row(fused: Shared, number: int) -> Example:
     """One row for the item, under the item's own id: its media are those of all its rows."""
-    from dataclasses import replace
-
     shown = [rows[number] for rows in fused.rows.values()]
     row = next(row for row in shown if row is not None)
     media = tuple(ref for one in shown if one is not None for ref in one.media)

@@ -201,7 +201,7 @@ def _cell_metrics(name: str, found: Cell) -> dict[str, float]:
 
 def headline_contributions(summary: Summary) -> list[Contribution]:
     """One for each modality: of the trained separate arm, on its own task, shuffled where that was measured."""
-    order = ("shuffled", "absent", "constant", "noise")
+    order = ("shuffled", "absent", "constant", "noise", "alone")
     chosen: dict[str, Contribution] = {}
     for one in sorted(summary.contributions, key=lambda c: (c.task == FUSED, c.arm != ROUTE, order.index(c.condition))):
         chosen.setdefault(one.modality, one)

@@ -1,0 +1,308 @@
+"""Puts the page together: rows of numbers and ready charts for the template, which holds all words and looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from latefuse.evaluation.arms import FUSED, MIXED, ROUTE, ZERO
+from latefuse.evaluation.cost import Cost
+from latefuse.evaluation.intervals import Estimate
+from latefuse.evaluation.metrics import METRICS
+from latefuse.evaluation.report import charts
+from latefuse.evaluation.report.gallery import Card
+from latefuse.evaluation.summary import Cell, Contribution, Summary, TaskSummary
+from latefuse.evaluation.verdict import Sentence, difference, number, verdicts
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page shows. facts: name -> text, for the head; repeat: name -> text, how to run it again."""
+
+    title: str
+    summary: Summary
+    cards: Sequence[Card] = ()
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    costs: Sequence[Cost] = ()
+    fused: Sequence[Mapping[str, Any]] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    repeat: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    confidence: float = 0.95
+    fewest: int = 50
+
+
+def build(report: Report) -> str:
+    """The page as one string of HTML that asks nothing of any network."""
+    environment = Environment(
+        loader=PackageLoader("latefuse.evaluation.report", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"amount": _amount, "seconds": _seconds}
+    summary = report.summary
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        verdicts=verdicts(summary),
+        overview=_overview(summary),
+        tasks=[_task(summary, task, report.fewest) for task in summary.tasks],
+        contributions=_contributions(summary),
+        off=_off(summary),
+        slices=_slices(summary),
+        fusion=[_fusion(one) for one in report.fused],
+        manifest=_manifest(report.manifest),
+        meanings=[metric for metric in METRICS.values() if any(metric.name in t.cells for t in summary.tasks)],
+        arms=[arm for arm in summary.arms if arm.group != "off"],
+    )
+
+
+def headline(summary: Summary) -> Sentence | None:
+    """The first finding, for the summary line of a step."""
+    found = verdicts(summary)
+    return found[0] if found else None
+
+
+def _overview(summary: Summary) -> dict[str, Any]:
+    """Arms by tasks, the headline metric of each."""
+    heads = [{"task": t.name, "metric": METRICS[t.main].label, "rows": t.rows} for t in summary.tasks]
+    lines = []
+    for arm in summary.arms:
+        cells = [task.cells.get(task.main, {}).get(arm.name) for task in summary.tasks]
+        if arm.group != "off" and any(cells):
+            pairs = zip(cells, summary.tasks, strict=True)
+            lines.append({"arm": arm, "cells": [_short(cell, task) if cell else None for cell, task in pairs]})
+    oracle = [number(t.main, t.oracle[t.main]) if t.main in t.oracle else "" for t in summary.tasks]
+    return {"heads": heads, "lines": lines, "oracle": oracle if any(oracle) else []}
+
+
+def _short(cell: Cell, task: TaskSummary) -> dict[str, Any]:
+    best = max((found.mean.value * METRICS[task.main].better for found in task.cells[task.main].values()), default=0.0)
+    return {
+        "value": number(task.main, cell.mean.value),
+        "interval": _interval(task.main, cell.mean),
+        "mark": _mark(task.main, cell.against_mixed),
+        "best": cell.mean.value * METRICS[task.main].better >= best,
+    }
+
+
+def _mark(metric: str, found: Estimate | None) -> str:
+    """'better' or 'worse' where the interval of the difference excludes zero."""
+    if found is None or not found.excludes_zero:
+        return ""
+    return "better" if found.value * METRICS[metric].better > 0 else "worse"
+
+
+def _interval(metric: str, found: Estimate) -> str:
+    if not found.has_interval:
+        return f"n = {found.rows}"
+    return f"{number(metric, found.low).rstrip('%')} – {number(metric, found.high).rstrip('%')}"
+
+
+def _task(summary: Summary, task: TaskSummary, fewest: int) -> dict[str, Any]:
+    order = [task.main, *(metric for metric in task.cells if metric != task.main)]
+    return {
+        "name": task.name,
+        "title": "late fusion: photo, clip and text of one item" if task.name == FUSED else task.name,
+        "rows": task.rows,
+        "few": task.rows < fewest,
+        "metrics": [_metric(summary, task, metric) for metric in order if task.cells[metric]],
+    }
+
+
+def _metric(summary: Summary, task: TaskSummary, metric: str) -> dict[str, Any]:
+    row, oracle = task.cells[metric], task.oracle.get(metric)
+    extra = [] if oracle is None else [oracle]
+    at = charts.scale([cell.mean for cell in row.values()], METRICS[metric].share, extra)
+    lines = []
+    for arm in summary.arms:
+        if arm.group == "off" or arm.name not in row:
+            continue
+        cell = row[arm.name]
+        said = f"{arm.label}: {number(metric, cell.mean.value)}, {_interval(metric, cell.mean)}"
+        lines.append(
+            {
+                "arm": arm,
+                "bar": charts.bar(cell.mean, at, arm.group, oracle, said),
+                "value": number(metric, cell.mean.value),
+                "interval": _interval(metric, cell.mean),
+                "zero": _against(metric, cell.against_zero),
+                "mixed": _against(metric, cell.against_mixed),
+                "reached": f"{100 * cell.mean.value / oracle:.0f}%" if oracle and METRICS[metric].better > 0 else "",
+                "seeds": cell.mean.seeds,
+            }
+        )
+    return {
+        "name": metric,
+        "metric": METRICS[metric],
+        "main": metric == task.main,
+        "oracle": None if oracle is None else number(metric, oracle),
+        "lines": lines,
+    }
+
+
+def _against(metric: str, found: Estimate | None) -> dict[str, str]:
+    if found is None:
+        return {"text": "", "mark": ""}
+    return {"text": difference(metric, found).replace(" points", ""), "mark": _mark(metric, found)}
+
+
+def _contributions(summary: Summary) -> list[dict[str, Any]]:
+    """One block per task and modality, separate arms before mixed, knock-outs in the order in which they were run."""
+    blocks: dict[tuple[str, str], list[Contribution]] = {}
+    for one in summary.contributions:
+        blocks.setdefault((one.task, one.modality), []).append(one)
+    found = []
+    for (task, modality), ones in blocks.items():
+        metric = ones[0].metric
+        at = charts.scale([e for one in ones for e in (one.full, one.left)], METRICS[metric].share)
+        lines = []
+        for one in sorted(ones, key=lambda c: (c.arm == MIXED, c.arm)):
+            what = f"only {modality}" if one.condition == "alone" else f"{modality} {one.condition}"
+            label = f"{_label(summary, one.arm)}, {what}: from {number(metric, one.full.value)} to {number(metric, one.left.value)}"
+            lines.append(
+                {
+                    "arm": _label(summary, one.arm),
+                    "what": what,
+                    "chart": charts.drop(one.full, one.left, at, label),
+                    "full": number(metric, one.full.value),
+                    "left": number(metric, one.left.value),
+                    "worth": difference(metric, one.worth),
+                }
+            )
+        found.append({"task": task, "modality": modality, "metric": METRICS[metric], "lines": lines})
+    return found
+
+
+def _label(summary: Summary, name: str) -> str:
+    return next((arm.label for arm in summary.arms if arm.name == name), name)
+
+
+def _off(summary: Summary) -> dict[str, Any]:
+    """Adapters by tasks: value, and difference to zero-shot."""
+    lines = []
+    for adapter, cells in summary.off.items():
+        line = []
+        for task in summary.tasks:
+            cell = cells.get(task.name)
+            line.append(
+                None
+                if cell is None
+                else {
+                    "value": number(task.main, cell.mean.value),
+                    "zero": _against(task.main, cell.against_zero),
+                    "own": task.name == adapter,
+                }
+            )
+        lines.append({"adapter": adapter, "cells": line})
+    kept = [k for k, _ in enumerate(summary.tasks) if any(line["cells"][k] for line in lines)]
+    return {
+        "tasks": [summary.tasks[k] for k in kept],
+        "labels": [METRICS[summary.tasks[k].main].label for k in kept],
+        "lines": [{**line, "cells": [line["cells"][k] for k in kept]} for line in lines],
+    }
+
+
+def _slices(summary: Summary) -> list[dict[str, Any]]:
+    found = []
+    for task, slices in summary.slices.items():
+        metric = summary.task(task).main
+        for name, cells in slices.items():
+            kept = {arm: cell for arm, cell in cells.items() if arm in (ZERO, MIXED, ROUTE) or cell.mean.rows}
+            lines = [
+                {
+                    "arm": summary.arm(arm).label,
+                    "value": number(metric, c.mean.value),
+                    "interval": _interval(metric, c.mean),
+                }
+                for arm, c in kept.items()
+            ]
+            found.append({"task": task, "slice": name, "metric": METRICS[metric], "lines": lines})
+    return found
+
+
+def _fusion(result: Mapping[str, Any]) -> dict[str, Any]:
+    """One seed's merges and mixtures from the result of `fuse`."""
+    tasks = list(result.get("tasks", ()))
+    merges = []
+    for method, said in result.get("merges", {}).items():
+        weights = said.get("weights", {})
+        merges.append(
+            {
+                "method": method,
+                "weights": ", ".join(f"{name} {weight:g}" for name, weight in weights.items()),
+                "chosen": said.get("chosen_by", ""),
+                "error": f"{said['worst_error']:.1e}" if "worst_error" in said else "",
+                "energy": f"{100 * said['retained_energy']:.1f}%" if "retained_energy" in said else "",
+                "kind": "dense" if said.get("dense") else "LoRA",
+            }
+        )
+    late = [_mixture(name, result.get("late", {}).get(name, {})) for name in ("fused", "same_input")]
+    return {"seed": result.get("seed", 0), "tasks": tasks, "merges": merges, "late": [one for one in late if one]}
+
+
+def _mixture(name: str, said: Mapping[str, Any]) -> dict[str, Any] | None:
+    title = "each adapter its own modality" if name == "fused" else "all adapters the same input"
+    if "weights" not in said:
+        return {"title": title, "skipped": said["skipped"]} if "skipped" in said else None
+    weights = said["weights"]
+    label = ", ".join(f"{key} {value:.2f}" for key, value in weights.items())
+    return {
+        "title": title,
+        "skipped": "",
+        "label": label,
+        "chart": charts.weights(list(weights.values()), [f"w{k % 4}" for k in range(len(weights))], label),
+        "keys": [(f"w{k % 4}", key, f"{value:.2f}") for k, (key, value) in enumerate(weights.items())],
+        "nll": f"{said['nll_before']:.3f} → {said['nll_after']:.3f}" if "nll_after" in said else "",
+        "rows": said.get("rows", ""),
+    }
+
+
+def _manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    leaks = manifest.get("leaks") or {}
+    return {
+        "rows": dict(manifest.get("rows") or {}),
+        "quarantine": dict(manifest.get("quarantine") or {}),
+        "leaks": {name: _finding(value) for name, value in leaks.items()},
+        "splits": _splits(manifest.get("splits") or {}),
+        "source": manifest.get("source", "unknown"),
+        "licence": manifest.get("licence", "unknown"),
+        "fingerprint": str(manifest.get("fingerprint", ""))[:16],
+    }
+
+
+def _finding(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_finding(one)}" for key, one in value.items()) or "nothing found"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_finding, value)) or "nothing found"
+    return "nothing found" if value in (0, None, "", False) else str(value)
+
+
+def _splits(splits: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(where, counts) of every split, however deep the manifest nests table and scheme."""
+    found: list[tuple[str, str]] = []
+    for name, value in splits.items():
+        if isinstance(value, Mapping) and any(isinstance(one, Mapping) for one in value.values()):
+            found += [(f"{name} / {inner}", counts) for inner, counts in _splits(value)]
+        elif isinstance(value, Mapping):
+            found.append((name, ", ".join(f"{split} {count}" for split, count in value.items())))
+    return found
+
+
+def _amount(value: float) -> str:
+    """A count for reading: 1,234,567 as '1.23 M'."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}" if value else "0"
+
+
+def _seconds(value: float) -> str:
+    if value >= 90:
+        return f"{value / 60:.1f} min"
+    return f"{value:.1f} s" if value else "0 s"

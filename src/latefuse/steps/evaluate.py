@@ -1,0 +1,279 @@
+"""Adapters and merges in, findings out: every arm on the test split, beside its controls, with intervals, and the report."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from latefuse.config import Evaluation, Fusion, Task
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.evaluation import arms as named
+from latefuse.evaluation import report
+from latefuse.evaluation.answers import Bench, closed_lists
+from latefuse.evaluation.cost import costs
+from latefuse.evaluation.intervals import Bootstrap
+from latefuse.evaluation.measure import Finished, Measured, Plan, measure
+from latefuse.evaluation.metrics import METRICS
+from latefuse.evaluation.report import gallery, pictures
+from latefuse.evaluation.report.build import headline
+from latefuse.evaluation.scores import NO_SEED, ORACLE, ScoreTable, copy_lines
+from latefuse.evaluation.summary import Summary, flat_metrics, summarise
+from latefuse.evaluation.terminal import table
+from latefuse.fusion import late
+from latefuse.models.adapters import read_card
+from latefuse.models.backbone import load as load_backbone
+from latefuse.prompts import MediaRef
+from latefuse.tasks import get
+from latefuse.tasks.instruct import Example
+from latefuse.tracking import Tracker
+from latefuse.training.features import Features
+
+LIBRARIES = ("latefuse", "torch", "transformers", "peft")
+
+
+def run(
+    evaluation: Evaluation,
+    tasks: Mapping[str, Task],
+    fusion: Fusion,
+    dataset: Path,
+    backbone: Path,
+    finetuned: Sequence[Path],
+    fused: Sequence[Path],
+    out: Path,
+    tracker: Tracker,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Measure all arms of all seeds; returns the result that also lies in `out/result.json`.
+
+    finetuned, fused: output folders of those steps. Writes scores.parquet, predictions.parquet, metrics.json, table.txt
+    and report.html into `out`. Reads the test split only, and validation for the weights of the controls' mixtures.
+    """
+    began = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    data = Dataset(dataset)
+    trained, merged = [_result(path) for path in finetuned], [_result(path) for path in fused]
+    seeds = _finished(finetuned, fused, tasks, fusion)
+    plan = _plan(evaluation, tasks, fusion, data, backbone, cache)
+    measured = measure(plan, data, seeds, lambda text: print(f"evaluate: {text}", flush=True))
+    arms = _arms(plan, seeds)
+    scores = _scores(plan, data, measured, arms)
+    how = Bootstrap(evaluation.bootstrap, evaluation.confidence, evaluation.min_interval_rows)
+    summary = summarise(scores, arms, how)
+    metrics = flat_metrics(summary)
+    predictions = measured.predictions()
+    scores.write(out / "scores.parquet")
+    predictions.write_parquet(out / "predictions.parquet")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (out / "table.txt").write_text(table(summary), encoding="utf-8")
+    shown = report.Report(
+        title=f"Separate or mixed? {data.manifest.get('source', data.path.name)}: {', '.join(tasks)}",
+        description="Each modality fine-tuned on its own, merged and fused in several ways, every arm beside its controls.",
+        summary=summary,
+        cards=_cards(plan, data, predictions, arms),
+        manifest=data.manifest,
+        costs=costs(trained),
+        fused=merged,
+        facts=_facts(plan, seeds, began),
+        repeat=_repeat(plan, data, seeds, tasks),
+        confidence=evaluation.confidence,
+        fewest=evaluation.min_interval_rows,
+    )
+    (out / "report.html").write_text(report.build(shown), encoding="utf-8")
+    return _finish(plan, data, summary, metrics, tracker, out, began)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; hand over the output folder of a finished step") from None
+    return found
+
+
+def _finished(
+    finetuned: Iterable[Path], fused: Iterable[Path], tasks: Mapping[str, Task], fusion: Fusion
+) -> list[Finished]:
+    """What every seed left behind, by seed; adapters that belong to no task and no control are refused."""
+    folders: dict[int, dict[str, Path]] = {}
+    for path in finetuned:
+        card = read_card(path / "adapter")
+        if card.arm not in tasks and card.arm not in (named.MIXED, named.WIDE):
+            raise DataError(f"{path}: an adapter of {card.arm!r}, which is no task of this recipe: {', '.join(tasks)}")
+        folders.setdefault(card.seed, {})[card.arm] = path / "adapter"
+    merges: dict[int, tuple[dict[str, Path], dict[str, Any]]] = {}
+    for path in fused:
+        methods: dict[str, Path] = {method: path / method for method in fusion.methods if (path / method).is_dir()}
+        merges[int(_result(path)["seed"])] = (methods, json.loads((path / "late.json").read_text(encoding="utf-8")))
+    strangers = sorted(set(merges) - set(folders))
+    if strangers:
+        raise DataError(f"fused adapters of seed {strangers[0]}, but no finetuned ones of that seed were handed over")
+    order = [*tasks, named.MIXED, named.WIDE]
+    return [
+        Finished(seed, {name: found[name] for name in order if name in found}, *merges.get(seed, ({}, {})))
+        for seed, found in sorted(folders.items())
+    ]
+
+
+def _plan(
+    evaluation: Evaluation, tasks: Mapping[str, Task], fusion: Fusion, data: Dataset, path: Path, cache: Path | None
+) -> Plan:
+    """Backbone, test rows of every task, items with several modalities; all media encoded once."""
+    backbone = load_backbone(path)
+    features = Features(backbone, data.media, cache / "features" if cache else None)
+    bench = Bench(backbone, features, evaluation, closed_lists(data, backbone))
+    rows = {
+        name: _spread(get(task.kind).examples(data, task, "test", backbone), evaluation.max_rows)
+        for name, task in tasks.items()
+    }
+    shared: dict[str, late.Shared | None] = {"test": None, "valid": None}
+    if fusion.late.enabled:
+        for split in shared:
+            most = evaluation.max_rows if split == "test" else fusion.late.max_rows
+            try:
+                shared[split] = late.shared(data, tasks, split, backbone, most)
+            except (late.NotShared, DataError) as reason:
+                print(f"evaluate: no late fusion of several modalities on split {split!r}: {reason}")
+    features.warm(_media(rows, shared.values()), progress=True)
+    return Plan(bench, tasks, rows, shared["test"], shared["valid"], evaluation, fusion)
+
+
+def _spread(rows: list[Example], most: int | None) -> list[Example]:
+    """All rows, or `most` of them evenly spread over the stored order."""
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+
+
+def _media(rows: Mapping[str, Sequence[Example]], shared: Iterable[late.Shared | None]) -> Iterable[MediaRef]:
+    for part in rows.values():
+        yield from (ref for row in part for ref in row.media)
+    for one in shared:
+        for views in one.rows.values() if one else ():
+            yield from (ref for row in views if row is not None for ref in row.media)
+    yield from (MediaRef(modality, "constant:128") for modality in ("image", "video"))
+
+
+def _arms(plan: Plan, seeds: Sequence[Finished]) -> list[named.Arm]:
+    trained = {name for one in seeds for name in one.adapters}
+    merges = dict.fromkeys(method for one in seeds for method in one.merges)
+    same = any("weights" in one.late.get("same_input", {}) for one in seeds)
+    return named.arms(plan.tasks, trained, merges, plan.fused is not None, same)
+
+
+def _scores(plan: Plan, data: Dataset, measured: Measured, arms: Sequence[named.Arm]) -> ScoreTable:
+    """What was measured, the routed arm put together from its adapters, and the oracle where the source has one."""
+    if data.manifest.get("source") == "demo":
+        _oracle(plan, data, measured)
+    frame = measured.scores.table().frame
+    routed = next((arm for arm in arms if arm.name == named.ROUTE), None)
+    if routed is not None:
+        frame = pl.concat([frame, copy_lines(frame, named.ROUTE, routed.sources)])
+    return ScoreTable(frame)
+
+
+def _oracle(plan: Plan, data: Dataset, measured: Measured) -> None:
+    """The best reachable score of every row, as lines of an arm of its own."""
+    from latefuse.data.demo.oracle import oracle, oracle_fused
+
+    frames = plan.bench.backbone.frames
+    wanted = {row.row for rows in plan.rows.values() for row in rows}
+    table = [row for row in data.rows("conversations", "test") if row["id"] in wanted]
+    best = oracle(data.path, table, frames)
+    for task, rows in plan.rows.items():
+        for row in rows:
+            key = (ORACLE, NO_SEED, "full", task, row.topic, row.row, row.item, row.modality, "")
+            measured.scores.add(key, {m: (value, 1) for m, value in best.get(row.row, {}).items() if m in METRICS})
+    if plan.fused is not None:
+        for item, found in oracle_fused(data.path, plan.fused.items, frames).items():
+            key = (ORACLE, NO_SEED, "full", named.FUSED, plan.fused.topic, item, item, "image", "")
+            measured.scores.add(key, {metric: (value, 1) for metric, value in found.items() if metric in METRICS})
+
+
+def _cards(plan: Plan, data: Dataset, predictions: pl.DataFrame, arms: Sequence[named.Arm]) -> list[gallery.Card]:
+    rows = {row.row: _shown([row]) for part in plan.rows.values() for row in part}
+    if plan.fused is not None:
+        for number, item in enumerate(plan.fused.items):
+            rows[item] = _shown([view for part in plan.fused.rows.values() if (view := part[number]) is not None])
+
+    def show(modality: str, path: str) -> str | None:
+        if not path:
+            return None
+        file = data.media(path)
+        return pictures.clip(file, plan.bench.backbone.frames) if modality == "video" else pictures.image(file)
+
+    return gallery.cards(predictions, arms, rows, plan.evaluation.examples, show)
+
+
+def _shown(rows: Sequence[Example]) -> dict[str, Any]:
+    """What a card shows of a row, or of all rows of one item: media, the last question, the truth."""
+    asked = next((row for row in rows if row.modality == "text"), rows[0])
+    question = asked.turns[-2]["text"].replace("<image>", "").replace("<video>", "").strip()
+    media = [(ref.modality, ref.path) for row in rows for ref in row.media]
+    return {"question": question, "media": media, "truth": rows[0].truth}
+
+
+def _facts(plan: Plan, seeds: Sequence[Finished], began: float) -> dict[str, str]:
+    backbone = plan.bench.backbone
+    return {
+        "backbone": backbone.name,
+        "tasks": ", ".join(f"{name} ({task.modality})" for name, task in plan.tasks.items()),
+        "seeds": ", ".join(str(one.seed) for one in seeds),
+        "test rows": ", ".join(f"{name} {len(rows)}" for name, rows in plan.rows.items()),
+        "measured in": f"{time.perf_counter() - began:.0f} s",
+    }
+
+
+def _repeat(plan: Plan, data: Dataset, seeds: Sequence[Finished], tasks: Mapping[str, Task]) -> dict[str, str]:
+    backbone = plan.bench.backbone
+    return {
+        "dataset fingerprint": data.fingerprint,
+        "backbone": f"{backbone.name} {backbone.revision or ''} {backbone.digest}".replace("  ", " "),
+        "tasks": "; ".join(f"{name} {task.digest}" for name, task in tasks.items()),
+        "evaluation, fusion": f"{plan.evaluation.digest}, {plan.fusion.digest}",
+        "seeds": ", ".join(str(one.seed) for one in seeds),
+        "one adapter alone": "latefuse step finetune --help",
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)]
+        ),
+    }
+
+
+def _finish(
+    plan: Plan, data: Dataset, summary: Summary, metrics: Mapping[str, float], tracker: Tracker, out: Path, began: float
+) -> dict[str, Any]:
+    """Tell the tracker in one batch, write the result, say in one line what was found."""
+    costs_of_this = {
+        "wall_s": time.perf_counter() - began,
+        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+    }
+    result = {
+        "step": "evaluate",
+        "arms": [arm.name for arm in summary.arms],
+        "rows": {name: len(rows) for name, rows in plan.rows.items()},
+        "fused_items": len(plan.fused.items) if plan.fused else 0,
+        "metrics": len(metrics),
+        "inputs": {"dataset": data.fingerprint, "backbone": plan.bench.backbone.digest},
+        **costs_of_this,
+        "run_id": tracker.run_id,
+    }
+    tracker.dataset(data.path.name, data.fingerprint, str(data.manifest.get("source", "unknown")))
+    tracker.metrics({**metrics, **{f"sys/{name}": value for name, value in costs_of_this.items()}})
+    for name in ("report.html", "table.txt", "metrics.json", "scores.parquet", "predictions.parquet"):
+        tracker.artifact(out / name, "evaluation")
+    (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    found = headline(summary)
+    print(
+        f"evaluate: {len(summary.arms)} arms in {costs_of_this['wall_s']:.0f} s. {found.text if found else ''}".rstrip()
+    )
+    return result
