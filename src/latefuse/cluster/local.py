@@ -17,6 +17,7 @@ from latefuse.cluster.console import Console
 from latefuse.cluster.processes import owned
 from latefuse.cluster.sources import source_digest
 from latefuse.config import Config
+from latefuse.data.sources import raw_digest
 
 STEPS = ("prepare", "backbone", "finetune", "fuse", "evaluate")
 
@@ -28,6 +29,12 @@ class RunError(RuntimeError):
 def sources() -> dict[str, str]:
     """The pipeline's parameters: the digest of each step's source."""
     return {f"{step}_source": source_digest(step) for step in STEPS}
+
+
+def arguments(config: Config) -> dict[str, str]:
+    """The parameters of a run here: a raw file that has changed makes `prepare` run again, as changed code does."""
+    digests = sources()
+    return {**digests, "prepare_source": f"{digests['prepare_source']} {raw_digest(config.recipe.data)}".strip()}
 
 
 def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> dict[str, Any]:
@@ -48,7 +55,7 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
         settings.write_text(config.model_dump_json(indent=1), encoding="utf-8")
         parent.artifact(settings)
         try:
-            _execute(build(config), outputs, cache, console)
+            _execute(build(config), arguments(config), outputs, cache, console)
         except KeyboardInterrupt:
             console.interrupted()
             raise
@@ -66,7 +73,7 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
     }
 
 
-def _execute(pipeline: Any, outputs: Path, cache: Path, console: Console) -> None:
+def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, console: Console) -> None:
     from kfp import local
 
     outputs.mkdir(parents=True, exist_ok=True)
@@ -82,7 +89,7 @@ def _execute(pipeline: Any, outputs: Path, cache: Path, console: Console) -> Non
     try:
         with warnings.catch_warnings(), console.listening():
             warnings.simplefilter("ignore")
-            pipeline(**sources())
+            pipeline(**given)
     except RuntimeError as error:
         raise RunError(str(error)) from None
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,22 @@ def test_registry_imports_no_reader() -> None:
         "assert not {'polars', 'pyarrow', 'torch', 'latefuse.data.sources.movielens'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_raw_digest_sees_every_change(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/one.csv").write_text("1")
+    data = Data(source="captions", path=str(tmp_path))
+    seen = [sources.raw_digest(data)]
+    for change in (
+        lambda: (tmp_path / "a/one.csv").write_text("22"),
+        lambda: (tmp_path / "two.csv").write_text(""),
+        lambda: (tmp_path / "two.csv").rename(tmp_path / "three.csv"),
+        lambda: os.utime(tmp_path / "three.csv", (1, 1)),
+    ):
+        change()
+        seen.append(sources.raw_digest(data))
+    assert len(set(seen)) == len(seen)
+    assert sources.raw_digest(data) == seen[-1]
+    assert sources.raw_digest(Data(source="demo")) == ""
+    assert sources.raw_digest(Data(source="captions", path=str(tmp_path / "nowhere"))) == ""
