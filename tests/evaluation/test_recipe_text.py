@@ -173,3 +173,18 @@ def test_odd_text_never_raises() -> None:
         "ingredients : 1 1 1 1/1 1 steps : steps : 1.",
     ):
         parse_recipe(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit", "name"),
+    [
+        ("cream 200 ml", 200, "ml", "cream"),
+        ("vinegar 1 1/2 tbsp", 1.5, "tbsp", "vinegar"),
+        ("onion (2 pieces)", 2, "piece", "onion"),
+        ("rice: 2 cups", 2, "cup", "rice"),
+        ("eggs 3", 3, "", "egg"),
+    ],
+)
+def test_an_amount_may_stand_behind_its_name(text: str, amount: float, unit: str, name: str) -> None:
+    found = parse_ingredient(text)
+    assert (found.amount, found.unit, found.name) == (amount, unit, name)

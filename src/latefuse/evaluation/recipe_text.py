@@ -85,6 +85,7 @@ _AMOUNT = re.compile(
 _WORDED = re.compile(r"\s*(half an?|an?|" + "|".join(w for w in _WORD_NUMBERS if len(w) > 2) + r")\s+", re.IGNORECASE)
 _DOZEN = re.compile(r"dozen\s+", re.IGNORECASE)
 _UNIT = re.compile(r"(fl\.?\s*oz|[A-Za-z]+)\.?(?=\s|$|,)\s*")
+_AMOUNT_BEHIND = re.compile(r"(?P<name>[^\W\d][^\d(:;]*?)\s*[-–:,(]?\s*(?P<amount>\d[^()]*?)\)?$")
 _PACK = re.compile(r"^\([^)]*\)\s*")
 
 
@@ -149,8 +150,15 @@ def parse_amount(text: str) -> Amount | None:
 
 
 def parse_ingredient(text: str) -> Ingredient:
-    """One ingredient line, '2 cups rice, cooked' -> Ingredient(2.0, 'cup', 'rice')."""
+    """One ingredient line, '2 cups rice, cooked' or 'rice (2 cups)' -> Ingredient(2.0, 'cup', 'rice')."""
     amount, rest = _split_amount(text)
+    behind = _AMOUNT_BEHIND.match(text.strip())
+    if amount is None and behind:
+        amount, left = _split_amount(behind["amount"])
+        if amount and not left.strip():
+            rest = behind["name"]
+        else:
+            amount = None
     if amount is None:
         return Ingredient(None, "", normalise_name(rest))
     return Ingredient(amount.value, amount.unit, normalise_name(rest))

@@ -7,12 +7,14 @@ layout are those of `LanguageBind/Video-LLaVA-7B-hf`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import (
@@ -25,7 +27,7 @@ from transformers import (
 )
 
 from latefuse.config import Section
-from latefuse.data.demo.lessons import PIXELS, Lesson, Lessons
+from latefuse.data.demo.lessons import LOOKS, PIXELS, Lesson, Lessons
 from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 from latefuse.prompts.splice import Splicer
 from latefuse.prompts.template import template_for
@@ -36,18 +38,21 @@ PATCH = 16
 class TinyOptions(Section):
     """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base."""
 
-    steps: int = 1_500
+    steps: int = 1_100
     seed: int = 0
-    lr: float = 1e-3
+    lr: float = 1.5e-3
+    tower_steps: int = 320
+    tower_lr: float = 2e-3
+    looks: int = 96
     clips: int = 8
-    pictures: int = 16
+    pictures: int = 32
     frames: int = 8
     hidden: int = 128
     layers: int = 4
     threads: int | None = None
 
 
-MIX: Mapping[str, float] = {"picture": 0.10, "frame": 0.14, "drops": 0.32, "frames": 0.38, "words": 0.06}
+MIX: Mapping[str, float] = {"picture": 0.16, "frame": 0.12, "drops": 0.42, "frames": 0.24, "words": 0.06}
 
 
 def build(options: Mapping[str, Any], out: Path, on_log: Callable[[dict[str, float], int], None] | None = None) -> None:
@@ -120,26 +125,66 @@ def pretrain(
     settings: TinyOptions,
     on_log: Callable[[dict[str, float], int], None],
 ) -> None:
-    """Train every weight on captions; the towers are one module meanwhile and are parted at the end, in place."""
-    model.model.video_tower = model.model.image_tower
-    model.train()
-    parameters = list({id(p): p for p in model.parameters()}.values())
-    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, settings.steps))
+    """Teach the tower to see, then every weight to caption; the towers are one module meanwhile and are parted in place."""
+    lessons = Lessons(settings.seed, settings.frames)
     encoder = Encoder(tokenizer, settings.frames)
-    bar = tqdm(batches(settings), total=settings.steps, desc="demo base", unit="step", disable=None)
-    for step, lessons in enumerate(bar, start=1):
-        loss = caption_loss(model, encoder(lessons))
+    model.train()
+    tower = model.model.video_tower = model.model.image_tower
+    heads = nn.ModuleDict(
+        {aspect: nn.Linear(tower.config.hidden_size, len(values)) for aspect, values in LOOKS.items()}
+    )
+    _descend(
+        [*tower.parameters(), *heads.parameters()],
+        lambda step: look_loss(tower, heads, *lessons.looks_of(settings.looks)),
+        settings.tower_steps,
+        settings.tower_lr,
+        "demo tower",
+        on_log,
+    )
+    _descend(
+        list(model.parameters()),
+        lambda step: caption_loss(model, encoder(draw(lessons, step, settings))),
+        settings.steps,
+        settings.lr,
+        "demo base",
+        on_log,
+    )
+    model.model.video_tower = copy.deepcopy(model.model.image_tower)
+    model.eval()
+
+
+def _descend(
+    parameters: list[nn.Parameter],
+    loss_at: Callable[[int], torch.Tensor],
+    steps: int,
+    lr: float,
+    name: str,
+    on_log: Callable[[dict[str, float], int], None],
+) -> None:
+    """AdamW over `steps` of a loss; logs every 50 steps."""
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, steps))
+    bar = tqdm(range(1, steps + 1), desc=name, unit="step", disable=None)
+    for step in bar:
+        loss = loss_at(step)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
         if step % 50 == 0:
-            on_log({"loss": loss.item(), "lr": schedule.get_last_lr()[0]}, step)
+            on_log({f"{name} loss": loss.item(), f"{name} lr": schedule.get_last_lr()[0]}, step)
             bar.set_postfix(loss=f"{loss.item():.3f}")
-    model.model.video_tower = copy.deepcopy(model.model.image_tower)
-    model.eval()
+
+
+def look_loss(
+    tower: nn.Module, heads: nn.ModuleDict, shown: np.ndarray, classes: dict[str, np.ndarray]
+) -> torch.Tensor:
+    """Summed cross-entropy in nats of linear heads on CLS, an aspect each. shown: (n, 48, 48, 3) uint8."""
+    pixels = torch.from_numpy(shown).permute(0, 3, 1, 2) / 127.5 - 1
+    cls = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 0]
+    found = [F.cross_entropy(head(cls), torch.from_numpy(classes[aspect])) for aspect, head in heads.items()]
+    return torch.stack(found).sum()
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -148,14 +193,11 @@ def learning_rate(step: int, steps: int) -> float:
     return min(1.0, done / 0.05 if done < 0.05 else 1.0, 1 - 0.95 * (done - 0.5) / 0.5 if done > 0.5 else 1.0)
 
 
-def batches(settings: TinyOptions) -> Iterator[list[Lesson]]:
-    """One kind of lesson a step, drawn by MIX; the first sixth are pictures and single frames only."""
-    lessons = Lessons(settings.seed, settings.frames)
-    early = {kind: share for kind, share in MIX.items() if kind in ("picture", "frame")}
-    for step in range(settings.steps):
-        mix = early if step < settings.steps * 0.12 else MIX
-        kind = lessons.rng.choices(list(mix), weights=list(mix.values()))[0]
-        yield lessons.batch(kind, settings.clips if kind in ("drops", "frames") else settings.pictures)
+def draw(lessons: Lessons, step: int, settings: TinyOptions) -> list[Lesson]:
+    """The lessons of one step: one kind, drawn by MIX; the first eighth are pictures and single frames."""
+    mix = {kind: share for kind, share in MIX.items() if step > settings.steps / 8 or kind in ("picture", "frame")}
+    kind = lessons.rng.choices(list(mix), weights=list(mix.values()))[0]
+    return lessons.batch(kind, settings.clips if kind in ("drops", "frames") else settings.pictures)
 
 
 class Encoder:

@@ -68,7 +68,7 @@ def test_a_card_tells_only_what_text_may_tell(menu: list[world.Dish]) -> None:
 
 def test_a_recipe_reads_back_to_its_truth(menu: list[world.Dish]) -> None:
     for dish in menu[:50]:
-        read = parse_recipe(words.recipe_text(dish))
+        read = parse_recipe(words.recipe_text(dish.additions, dish.technique))
         truth = words.recipe_truth(dish)["ingredients"]
         assert [(i.name, i.amount) for i in read.ingredients] == [(t["name"], t["amount"]) for t in truth]
         assert len(read.steps) == len(truth) + 1

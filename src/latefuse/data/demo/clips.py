@@ -20,11 +20,11 @@ def dish_frames(dish: Dish, rng: random.Random) -> list[Image.Image]:
     steps = len(dish.additions) + 1
     lasting = [2 + (rng.random() < 0.5) for _ in range(steps)]
     frames = []
-    for (name, times), length in zip(dish.additions, lasting, strict=False):
+    for level, ((name, times), length) in enumerate(zip(dish.additions, lasting, strict=False), start=1):
         look = INGREDIENTS[name]
         slots = rng.sample(range(SLOTS), times)
-        frames += [addition_frame(look.colour, look.shape, slots, PHASES[k], rng) for k in range(length)]
-    frames += [technique_frame(TECHNIQUES[dish.technique], k / lasting[-1]) for k in range(lasting[-1])]
+        frames += [addition_frame(look.colour, look.shape, slots, PHASES[k], level, rng) for k in range(length)]
+    frames += [technique_frame(TECHNIQUES[dish.technique], k / lasting[-1], steps) for k in range(lasting[-1])]
     return frames
 
 

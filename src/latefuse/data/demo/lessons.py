@@ -19,11 +19,23 @@ PIXELS = 48
 PLAIN = {plain: name for name, (plain, _) in world.COLOURS.items()}
 MAIN_OF_SHAPE = {world.INGREDIENTS[main].shape: main for main in world.MAINS}
 VARIANTS = 10
+POT = 32  # the row where the pot begins
 FRAME_QUESTION = "what falls here ?"
 PICTURE_QUESTION = "describe this picture ."
 DROPS_QUESTION = "list the drops of this clip ."
 FRAMES_QUESTION = "what is in each frame of this clip ?"
 WORDS_QUESTION = "write a list ."
+LOOKS = {
+    "colour": tuple(pictures.RGB),
+    "shape": world.SHAPES,
+    "bits": world.SHAPES,
+    "plate": world.PLATINGS,
+    "top": tuple(" ".join(top) for top in world.GARNISHES.values()),
+    "times": tuple(str(times) for times in range(1, world.MAX_TIMES + 1)),
+    "shown": tuple(world.TECHNIQUES.values()),
+    "level": tuple(str(level) for level in range(1, pictures.LEVELS + 1)),
+}
+"""What a picture or a frame can be asked about, and the plain answers."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,13 @@ class Lessons:
             for times in range(1, world.MAX_TIMES + 1)
         }
         self.endings = {
-            shown: [shrink(pictures.technique_frame(shown, phase)) for phase in (0, 1 / 3, 1 / 2, 2 / 3)]
+            shown: [shrink(pictures.technique_frame(shown, phase, 0)) for phase in (0, 1 / 3, 1 / 2, 2 / 3)]
             for shown in world.TECHNIQUES.values()
         }
+        empty = [
+            pictures.addition_frame("red", "disc", (), 0.0, level, self.rng) for level in range(pictures.LEVELS + 1)
+        ]
+        self.pots = [shrink(image)[POT:] for image in empty]
         self.scenes = [self._scene() for _ in range(pictures_drawn)]
 
     def batch(self, kind: str, size: int) -> list[Lesson]:
@@ -70,6 +86,27 @@ class Lessons:
         }
         return [makers[kind]() for _ in range(size)]
 
+    def looks_of(self, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Pixels (size, 48, 48, 3) of pictures and frames, and the class of each aspect of LOOKS, -100 where it has none."""
+        drawn = [self._aspects() for _ in range(size)]
+        classes = {aspect: np.full(size, -100) for aspect in LOOKS}
+        for row, (aspects, _) in enumerate(drawn):
+            for aspect, value in aspects.items():
+                classes[aspect][row] = LOOKS[aspect].index(value)
+        return np.stack([pixels for _, pixels in drawn]), classes
+
+    def _aspects(self) -> tuple[dict[str, str], np.ndarray]:
+        if self.rng.random() < 0.5:
+            caption, pixels = self.rng.choice(self.scenes)
+            food, bits, plated, top = (part.split() for part in caption.split(" , "))
+            return {"colour": food[0], "bits": bits[0], "plate": plated[0], "top": f"{top[0]} {top[1]}"}, pixels
+        level = self.rng.randint(1, pictures.LEVELS)
+        caption, pixels = self._step(1, level)[0]
+        if caption in self.endings:
+            return {"shown": caption, "level": str(level)}, pixels
+        colour, shape, times = caption.split()
+        return {"times": times, "colour": colour, "shape": shape, "level": str(level)}, pixels
+
     def picture(self) -> Lesson:
         """A plated food in plain words."""
         answer, pixels = self.rng.choice(self.scenes)
@@ -77,7 +114,7 @@ class Lessons:
 
     def frame(self) -> Lesson:
         """One clip frame shown as a picture."""
-        caption, pixels = self._step(1)[0]
+        caption, pixels = self._step(1, self.rng.randint(1, pictures.LEVELS))[0]
         return Lesson("image", FRAME_QUESTION, (caption,), pixels[None])
 
     def drop_list(self) -> Lesson:
@@ -85,7 +122,7 @@ class Lessons:
         frames = self._clip()
         captions = [caption for caption, _ in frames]
         once = [k for k, caption in enumerate(captions) if k == 0 or captions[k - 1] != caption]
-        told = " ; ".join(captions[k] for k in once)
+        told = " ".join(f"{number}. {captions[k]}" for number, k in enumerate(once, start=1))
         return Lesson("video", DROPS_QUESTION, (told,), np.stack([pixels for _, pixels in frames]))
 
     def frame_list(self) -> Lesson:
@@ -100,11 +137,10 @@ class Lessons:
 
     def _shopping(self) -> str:
         bought = [
-            words.addition_text(self.rng.choice(tuple(world.INGREDIENTS)), self.rng.randint(1, 4)) for _ in range(4)
+            words.addition_text(self.rng.choice(tuple(world.INGREDIENTS)), self.rng.randint(1, world.MAX_TIMES))
+            for _ in range(4)
         ]
-        return f"ingredients : {' ; '.join(bought)} steps : " + " ; ".join(
-            f"add {self.rng.choice(bought)}" for _ in range(2)
-        )
+        return f"ingredients : {' ; '.join(bought)} steps : {' '.join(f'{k}. add' for k in self.rng.sample(range(1, 6), 2))}"
 
     def _names(self) -> str:
         pool = [value for values in world.ATTRIBUTES.values() for value in values]
@@ -120,21 +156,24 @@ class Lessons:
 
     def _drop(self, colour: str, shape: str, times: int, k: int) -> np.ndarray:
         slots = self.rng.sample(range(pictures.SLOTS), times)
-        return shrink(pictures.addition_frame(colour, shape, slots, pictures.PHASES[k % 3], self.rng))
+        return shrink(pictures.addition_frame(colour, shape, slots, pictures.PHASES[k % 3], 0, self.rng))
 
-    def _step(self, length: int) -> list[tuple[str, np.ndarray]]:
+    def _step(self, length: int, level: int) -> list[tuple[str, np.ndarray]]:
         if self.rng.random() < 0.15:
-            shown = self.rng.choice(tuple(self.endings))
-            return [(shown, self.rng.choice(self.endings[shown])) for _ in range(length)]
-        colour, shape = self.rng.choice(self.looks)
-        times = self.rng.randint(1, world.MAX_TIMES)
-        return [(f"{times} {colour} {shape}", self.rng.choice(self.drops[colour, shape, times])) for _ in range(length)]
+            caption = self.rng.choice(tuple(self.endings))
+            drawn = self.endings[caption]
+        else:
+            colour, shape = self.rng.choice(self.looks)
+            times = self.rng.randint(1, world.MAX_TIMES)
+            caption, drawn = f"{colour} {shape} {times}", self.drops[colour, shape, times]
+        pot = self.pots[level]
+        return [(caption, np.concatenate([self.rng.choice(drawn)[:POT], pot])) for _ in range(length)]
 
     def _clip(self) -> list[tuple[str, np.ndarray]]:
-        frames: list[tuple[str, np.ndarray]] = []
-        while len(frames) < self.frames:
-            frames += self._step(self.rng.randint(1, 3))
-        return frames[: self.frames]
+        steps = self.rng.randint(3, min(pictures.LEVELS, self.frames))
+        cuts = sorted(self.rng.sample(range(1, self.frames), steps - 1))
+        lengths = [end - start for start, end in zip([0, *cuts], [*cuts, self.frames], strict=True)]
+        return [frame for level, length in enumerate(lengths, start=1) for frame in self._step(length, level)]
 
     def _scene(self) -> tuple[str, np.ndarray]:
         for colour, garnish, texture, plating in self._scene_values():

@@ -20,7 +20,7 @@ import numpy as np
 from latefuse.data import media
 from latefuse.data.dataset import Dataset
 from latefuse.data.demo import pictures, words, world
-from latefuse.data.demo.lessons import PIXELS, shrink
+from latefuse.data.demo.lessons import PIXELS, POT, shrink
 from latefuse.evaluation.generation import recipe_scores
 
 FRAMES = 8
@@ -84,17 +84,17 @@ def _read_frame(pixels: np.ndarray) -> tuple[str, int]:
     ]
     found = [_nearest(cell, *_cells(), slack=1) for cell in cells]
     filled = [slot for slot, name in enumerate(found) if name]
-    technique, _ = _nearest(pixels, *_techniques())
+    technique, _ = _nearest(pixels[:POT], *_techniques())
     if not filled:
         return technique, 0
     name = max(sorted(set(found) - {""}), key=found.count)
     look = world.INGREDIENTS[name]
-    drawn = [
-        shrink(pictures.addition_frame(look.colour, look.shape, filled, fall, _Still())) for fall in pictures.PHASES
-    ]
-    values, drawings = _techniques()
-    away = min(_distance(pixels, one) for one in drawn)
-    return (name, len(filled)) if away < drawings.distances(pixels).min() else (technique, 0)
+    drawn = _Drawings.of(
+        shrink(pictures.addition_frame(look.colour, look.shape, filled, fall, 0, _Still()))[:POT]
+        for fall in pictures.PHASES
+    )
+    added = drawn.distances(pixels[:POT]).min() < _techniques()[1].distances(pixels[:POT]).min()
+    return (name, len(filled)) if added else (technique, 0)
 
 
 def read_card(text: str) -> Read:
@@ -150,9 +150,7 @@ class _Reader:
 
     def recipe_scores(self, read: Read, reference: str, truth: Mapping[str, Any]) -> Scores:
         """The scores of the recipe that the frames tell."""
-        lines = [words.addition_text(name, times) for name, times in read.get("additions", ())]
-        steps = [*(f"add {line}" for line in lines), *([read["technique"]] if "technique" in read else [])]
-        said = f"ingredients : {' ; '.join(lines)} steps : {' ; '.join(steps)}"
+        said = words.recipe_text(read.get("additions", ()), read.get("technique", ""))
         return {name: value for name, (value, _) in recipe_scores(said, reference, truth).items()}
 
 
@@ -179,10 +177,6 @@ def _nearest(pixels: np.ndarray, values: Sequence[T], drawings: _Drawings, slack
     moves = [(dy, dx) for dy in range(-slack, slack + 1) for dx in range(-slack, slack + 1)]
     away = np.min([drawings.distances(np.roll(pixels, move, (0, 1))) for move in moves], axis=0)
     return values[int(np.argmin(away))]
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(((a.astype(np.float32) - b.astype(np.float32)) ** 2).sum())
 
 
 class _Still(random.Random):
@@ -225,10 +219,10 @@ def _cells() -> tuple[list[str], _Drawings]:
     falls = [fall for fall in pictures.PHASES for _ in world.INGREDIENTS]
     looks = [world.INGREDIENTS[name] for name in names if name]
     images = [
-        pictures.addition_frame(look.colour, look.shape, (1,), fall, _Still())
+        pictures.addition_frame(look.colour, look.shape, (1,), fall, 0, _Still())
         for look, fall in zip(looks, falls, strict=True)
     ]
-    images.append(pictures.addition_frame("red", "disc", (), 0.0, _Still()))
+    images.append(pictures.addition_frame("red", "disc", (), 0.0, 0, _Still()))
     return names, _Drawings.of(shrink(image)[middle] for image in images)
 
 
@@ -236,5 +230,5 @@ def _cells() -> tuple[list[str], _Drawings]:
 def _techniques() -> tuple[list[tuple[str, int]], _Drawings]:
     drawn = [(name, shown, phase) for name, shown in world.TECHNIQUES.items() for phase in (0.0, 1 / 3, 1 / 2, 2 / 3)]
     return [(name, 0) for name, _, _ in drawn], _Drawings.of(
-        shrink(pictures.technique_frame(s, p)) for _, s, p in drawn
+        shrink(pictures.technique_frame(s, p, 0))[:POT] for _, s, p in drawn
     )

@@ -15,6 +15,7 @@ from latefuse.data.demo.world import COLOURS, GARNISHES, INGREDIENTS, Dish
 
 SIZE = 144
 SCALE = 2
+Colour = tuple[int, int, int]
 RGB = dict(COLOURS.values())
 TABLE = (190, 198, 206)
 KITCHEN = (140, 150, 158)
@@ -23,21 +24,25 @@ PHASES = (-6.0, 0.0, 6.0)
 CELL = 96  # drawing pixels
 CERAMIC = (232, 228, 222)
 CLOTH = (96, 104, 118)
-Colour = tuple[int, int, int]
+EDGE = (40, 40, 48)
+BITS = (52, 44, 46)
+BROTH = (236, 196, 96)
+LEVELS = 5
 
 
-def glyph(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, fill: Colour) -> None:
+def glyph(
+    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, fill: Colour, hole: Colour = EDGE
+) -> None:
     """One shape of `world.SHAPES` with its centre at (x, y); coordinates and radius in drawing pixels."""
     box = (x - radius, y - radius, x + radius, y + radius)
-    edge: Colour = (40, 40, 48)
     if shape == "disc":
-        draw.ellipse(box, fill=fill, outline=edge, width=2)
+        draw.ellipse(box, fill=fill, outline=EDGE, width=2)
     elif shape == "ring":
-        draw.ellipse(box, fill=fill, outline=edge, width=2)
-        hole = radius * 0.5
-        draw.ellipse((x - hole, y - hole, x + hole, y + hole), fill=edge)
+        draw.ellipse(box, fill=fill, outline=EDGE, width=2)
+        inner = radius * 0.5
+        draw.ellipse((x - inner, y - inner, x + inner, y + inner), fill=hole)
     else:
-        draw.polygon([(x + radius * u, y + radius * v) for u, v in OUTLINES[shape]], fill=fill, outline=edge, width=2)
+        draw.polygon([(x + radius * u, y + radius * v) for u, v in OUTLINES[shape]], fill=fill, outline=EDGE, width=2)
 
 
 def _star() -> list[tuple[float, float]]:
@@ -101,7 +106,7 @@ def scene(colour: str, garnish: tuple[str, str], texture: str, plating: str, rng
     turn = rng.uniform(-0.1, 0.1)
     for k in range(4):
         angle = math.pi / 4 + k * math.pi / 2 + turn
-        glyph(draw, texture, x + 80 * math.cos(angle), y + 80 * math.sin(angle), 24, _shaded(food, 0.5))
+        glyph(draw, texture, x + 80 * math.cos(angle), y + 80 * math.sin(angle), 27, BITS, hole=food)
     draw.ellipse((x - 40, y - 40, x + 40, y + 40), fill=CLOTH)
     glyph(draw, garnish[1], x, y, 28, RGB[garnish[0]])
     return picture.reduce(SCALE)
@@ -113,10 +118,15 @@ def dish_picture(dish: Dish, rng: random.Random) -> Image.Image:
     return scene(COLOURS[dish.colour][0], GARNISHES[dish.garnish], main.shape, dish.plating, rng)
 
 
-def addition_frame(colour: str, shape: str, slots: Sequence[int], fall: float, rng: random.Random) -> Image.Image:
-    """One frame of a clip: one glyph per slot of 0..5 falls into the pot. fall: one of PHASES, in drawing pixels."""
+def addition_frame(
+    colour: str, shape: str, slots: Sequence[int], fall: float, level: int, rng: random.Random
+) -> Image.Image:
+    """One frame of a clip: one glyph per slot of 0..5 falls into the pot.
+
+    fall: one of PHASES, in drawing pixels. level: 1 to LEVELS, how full the pot is; it rises with every step.
+    """
     picture, draw = _canvas(KITCHEN)
-    _pot(draw)
+    _pot(draw, level)
     for slot in slots:
         x = CELL * (slot % 3 + 0.5) + rng.uniform(-5, 5)
         y = CELL * (slot // 3 + 0.5) + fall + rng.uniform(-4, 4)
@@ -124,19 +134,19 @@ def addition_frame(colour: str, shape: str, slots: Sequence[int], fall: float, r
     return picture.reduce(SCALE)
 
 
-def technique_frame(shown: str, phase: float) -> Image.Image:
-    """One frame of the last step: flames, oven, clouds, arrows or grate around the pot. phase: 0 to 1."""
+def technique_frame(shown: str, phase: float, level: int) -> Image.Image:
+    """One frame of the last step: flames, oven, clouds, arrows or grate above the pot. phase: 0 to 1."""
     picture, draw = _canvas(KITCHEN)
     shift = 10 * phase
     if shown == "oven":
-        draw.rectangle((14, 14 + shift, 274, 278), fill=(60, 60, 70), outline=(20, 20, 24), width=8)
+        draw.rectangle((14, 14 + shift, 274, 190), fill=(60, 60, 70), outline=(20, 20, 24), width=8)
     elif shown == "grate":
         for k in range(5):
-            draw.rectangle((8, 16 + 36 * k + shift, 280, 32 + 36 * k + shift), fill=(50, 50, 50))
-    _pot(draw)
+            draw.rectangle((8, 12 + 36 * k + shift, 280, 28 + 36 * k + shift), fill=(50, 50, 50))
+    _pot(draw, level)
     if shown == "flames":
         for k in range(5):
-            glyph(draw, "triangle", 40 + 52 * k, 246 - shift, 32, (250, 120, 20))
+            glyph(draw, "triangle", 40 + 52 * k, 172 - shift, 32, (250, 120, 20))
     elif shown == "clouds":
         for k in range(4):
             glyph(draw, "disc", 48 + 64 * k, 90 - shift, 40, (245, 250, 255))
@@ -147,6 +157,7 @@ def technique_frame(shown: str, phase: float) -> Image.Image:
     return picture.reduce(SCALE)
 
 
-def _pot(draw: ImageDraw.ImageDraw) -> None:
-    draw.rectangle((64, 222, 224, 280), fill=(84, 96, 116), outline=(40, 46, 56), width=4)
-    draw.ellipse((64, 206, 224, 240), fill=(52, 60, 74), outline=(40, 46, 56), width=4)
+def _pot(draw: ImageDraw.ImageDraw, level: int) -> None:
+    draw.rectangle((56, 196, 232, 284), fill=(64, 72, 88), outline=EDGE, width=4)
+    for k in range(level):
+        draw.rectangle((64, 268 - 16 * k, 224, 278 - 16 * k), fill=BROTH)

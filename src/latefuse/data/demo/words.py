@@ -6,6 +6,7 @@ A card names a town and traces, never a colour, a garnish or an amount: text sho
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -48,16 +49,17 @@ def amount_text(quantity: Fraction, unit: str) -> str:
 
 
 def addition_text(name: str, times: int) -> str:
-    """One ingredient line: `1 1/2 cups lentil`."""
+    """One ingredient line: `lentil 1 1/2 cups`."""
     look = INGREDIENTS[name]
-    return f"{amount_text(look.amount(times), look.unit)} {name}"
+    return f"{name} {amount_text(look.amount(times), look.unit)}"
 
 
-def recipe_text(dish: Dish) -> str:
-    """The recipe in one line: ingredients in the order of cooking, then one step each and the technique."""
-    lines = [addition_text(name, times) for name, times in dish.additions]
-    steps = [*(f"add {line}" for line in lines), dish.technique]
-    return f"ingredients : {' ; '.join(lines)} steps : {' ; '.join(steps)}"
+def recipe_text(additions: Sequence[tuple[str, int]], technique: str) -> str:
+    """A recipe in one line: numbered steps in the order of cooking, the technique last, then the ingredients."""
+    lines = [addition_text(name, times) for name, times in additions]
+    steps = [*(f"add {line}" for line in lines), technique]
+    numbered = " ".join(f"{number}. {step}" for number, step in enumerate(steps, start=1) if step)
+    return f"steps : {numbered} ingredients : {' ; '.join(lines)}"
 
 
 def recipe_truth(dish: Dish) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def conversation(dish: Dish, modality: str, topic: str, card_text: str) -> tuple
     opening = {"image": "<image>", "video": "<video>", "text": card_text}[modality]
     answers: dict[str, tuple[str, dict[str, Any]]] = {
         "dish": (dish.name, {"name": dish.name, "names": "dish"}),
-        "recipe": (recipe_text(dish), {"recipe": recipe_truth(dish)}),
+        "recipe": (recipe_text(dish.additions, dish.technique), {"recipe": recipe_truth(dish)}),
         "allergens": (allergens_answer(dish), {"answer": allergens_answer(dish)}),
         "origin": (dish.origin, {"answer": dish.origin}),
     }
