@@ -125,7 +125,7 @@ def pretrain(
     settings: TinyOptions,
     on_log: Callable[[dict[str, float], int], None],
 ) -> None:
-    """Teach the tower to see, then every weight to caption; the towers are one module meanwhile and are parted in place."""
+    """Teach the tower to see, then every weight to caption; the towers are one module until the end, in place."""
     lessons = Lessons(settings.seed, settings.frames)
     encoder = Encoder(tokenizer, settings.frames)
     model.train()
@@ -217,7 +217,7 @@ class Encoder:
         self.words = cache(self._words)
 
     def __call__(self, lessons: Sequence[Lesson]) -> dict[str, torch.Tensor]:
-        """Right-padded input_ids, attention_mask and labels (B, L), labels -100 outside answers; pixels where there are any."""
+        """Right-padded input_ids, attention_mask, labels (B, L; -100 outside answers), and any pixels."""
         rows = [(self.question(lesson.modality, lesson.question), self.answer(lesson.answer)) for lesson in lessons]
         longest = max(len(prompt) + len(answer) for prompt, answer in rows)
         batch = {

@@ -30,5 +30,6 @@ def test_no_media_lesson_uses_a_word_of_a_name() -> None:
 def test_clips_have_the_frames_of_the_base_and_one_caption_each() -> None:
     lessons = Lessons(seed=2, frames=8, pictures_drawn=1)
     for lesson in lessons.batch("frames", 20):
-        assert lesson.pixels is not None and lesson.pixels.shape == (8, 48, 48, 3)
+        assert lesson.pixels is not None
+        assert lesson.pixels.shape == (8, 48, 48, 3)
         assert len(lesson.answer) == 8

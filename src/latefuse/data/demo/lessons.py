@@ -40,7 +40,7 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """One caption. answer: its parts, one for all or one per frame. pixels: (frames, 48, 48, 3) uint8, None for words."""
+    """One caption. answer: one part for all, or one per frame. pixels: (frames, 48, 48, 3) uint8, None for words."""
 
     modality: str
     question: str
@@ -87,7 +87,7 @@ class Lessons:
         return [makers[kind]() for _ in range(size)]
 
     def looks_of(self, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Pixels (size, 48, 48, 3) of pictures and frames, and the class of each aspect of LOOKS, -100 where it has none."""
+        """Pixels (size, 48, 48, 3) of pictures and frames, and the class of each aspect of LOOKS, or -100."""
         drawn = [self._aspects() for _ in range(size)]
         classes = {aspect: np.full(size, -100) for aspect in LOOKS}
         for row, (aspects, _) in enumerate(drawn):
@@ -140,7 +140,8 @@ class Lessons:
             words.addition_text(self.rng.choice(tuple(world.INGREDIENTS)), self.rng.randint(1, world.MAX_TIMES))
             for _ in range(4)
         ]
-        return f"ingredients : {' ; '.join(bought)} steps : {' '.join(f'{k}. add' for k in self.rng.sample(range(1, 6), 2))}"
+        steps = " ".join(f"{number}. add" for number in self.rng.sample(range(1, 6), 2))
+        return f"ingredients : {' ; '.join(bought)} steps : {steps}"
 
     def _names(self) -> str:
         pool = [value for values in world.ATTRIBUTES.values() for value in values]
