@@ -1,0 +1,134 @@
+"""The compiled pipeline: names, order, lists, size, and one golden file per profile."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from latefuse.config import load
+from pipelines.compile import compile_pipeline
+
+GOLDEN = Path("tests/golden")
+PROFILES = sorted(path.stem for path in Path("configs/profiles").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    made = {}
+
+    def compile_(profile, *sets):
+        if (profile, sets) not in made:
+            path = tmp_path_factory.mktemp("ir") / f"{profile}.yaml"
+            made[profile, sets] = compile_pipeline(load(GOLDEN / "recipe.yaml", profile, sets), path)
+        return made[profile, sets]
+
+    return compile_
+
+
+def documents(path):
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def tasks(path):
+    return documents(path)[0]["root"]["dag"]["tasks"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_golden(profile, compiled):
+    """LATEFUSE_GOLDEN=write makes the files anew; read the difference before you commit it."""
+    path, golden = compiled(profile), GOLDEN / f"ir-{profile}.yaml"
+    if os.environ.get("LATEFUSE_GOLDEN") == "write":
+        golden.write_text(path.read_text())
+    assert path.read_text() == golden.read_text(), f"LATEFUSE_GOLDEN=write make test ARGS={__file__}"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_small_and_the_same_every_time(profile, compiled, tmp_path):
+    path = compiled(profile)
+    assert path.stat().st_size < 100_000
+    again = compile_pipeline(load(GOLDEN / "recipe.yaml", profile), tmp_path / "again.yaml")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_nodes_have_the_names_of_the_arms(compiled):
+    assert set(tasks(compiled("local"))) == {
+        "prepare", "backbone", "fuse", "evaluate",
+        "finetune-image", "finetune-video", "finetune-text", "finetune-mixed", "finetune-mixed-wide",
+    }  # fmt: skip
+
+
+def test_several_seeds_are_in_the_names(compiled):
+    nodes = tasks(compiled("local", "seeds=[0,5]"))
+    assert {"finetune-image-s0", "finetune-image-s5", "fuse-s0", "fuse-s5"} <= set(nodes)
+    assert len(nodes) == 2 + 2 * 5 + 2 + 1
+
+
+def test_fuse_gets_the_adapters_of_its_seed_and_no_control(compiled):
+    nodes = tasks(compiled("local", "seeds=[0,5]"))
+    given = nodes["fuse-s5"]["inputs"]["artifacts"]
+    adapters = {key: one["taskOutputArtifact"]["producerTask"] for key, one in given.items() if "adapters" in key}
+    assert adapters == {f"adapters_{i}": f"finetune-{task}-s5" for i, task in enumerate(("image", "video", "text"))}
+
+
+def test_evaluate_gets_every_arm(compiled):
+    given = tasks(compiled("local"))["evaluate"]["inputs"]["artifacts"]
+    producers = {one["taskOutputArtifact"]["producerTask"] for one in given.values()}
+    assert producers == set(tasks(compiled("local"))) - {"evaluate"}
+
+
+def test_one_task_needs_no_fusion(tmp_path):
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text("name: one\ndata: {source: demo}\ntasks: {image: {modality: image}}\n")
+    nodes = tasks(compile_pipeline(load(recipe), tmp_path / "one-ir.yaml"))
+    assert set(nodes) == {"prepare", "backbone", "finetune-image", "evaluate"}
+
+
+def test_what_changes_with_the_code_or_the_image_is_a_parameter(compiled):
+    spec = documents(compiled("cpu-cluster"))[0]
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    steps = ("prepare", "backbone", "finetune", "fuse", "evaluate")
+    assert set(inputs) == {"image", *(f"{step}_source" for step in steps)}
+    assert all("defaultValue" not in inputs[f"{step}_source"] for step in steps)
+    images = {one["container"]["image"] for one in spec["deploymentSpec"]["executors"].values()}
+    assert images == {"{{$.inputs.parameters['pipelinechannel--image']}}"}
+
+
+def test_the_cache_is_keyed_by_what_goes_in(compiled):
+    parameters = tasks(compiled("local"))["finetune-image"]["inputs"]["parameters"]
+    assert parameters["source"] == {"componentInputParameter": "finetune_source"}
+    assert "prepare-Output" in parameters["inputs"]["runtimeValue"]["constant"]
+    assert "backbone-Output" in parameters["inputs"]["runtimeValue"]["constant"]
+
+
+def test_a_recipe_slice_reaches_only_its_readers(compiled):
+    def constants(path):
+        return {name: node["inputs"]["parameters"]["config"] for name, node in tasks(path).items()}
+
+    before, after = constants(compiled("local")), constants(compiled("local", "tasks.image.train.max_steps=9"))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"finetune-image", "finetune-mixed", "finetune-mixed-wide", "fuse", "evaluate"}
+
+
+def test_a_run_id_comes_by_environment_only(compiled):
+    platform = documents(compiled("cpu-cluster"))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in platform.values():
+        assert executor["fieldPathAsEnv"] == [
+            {"name": "LATEFUSE_PIPELINE_RUN", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+    assert "runid" not in compiled("local").read_text()
+
+
+def test_resources_of_a_profile_reach_the_nodes(compiled):
+    executors = documents(compiled("cpu-cluster"))[0]["deploymentSpec"]["executors"]
+    assert executors["exec-finetune-image"]["container"]["resources"]["resourceMemoryLimit"] == "8Gi"
+    assert executors["exec-prepare"]["container"]["resources"]["resourceMemoryLimit"] == "4Gi"
+    assert tasks(compiled("cpu-cluster"))["finetune-image"]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_nothing_of_the_environment_is_compiled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "canary-a81b")
+    text = compile_pipeline(load(GOLDEN / "recipe.yaml", "cpu-cluster"), tmp_path / "ir.yaml").read_text()
+    assert "canary" not in text
+    assert str(Path.home()) + "/" not in text.replace("~/", "")
+    assert str(Path.cwd()) not in text

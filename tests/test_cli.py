@@ -1,0 +1,94 @@
+"""The command line: what it prints, how quick its help is, how it says what is wrong."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from latefuse import cli
+
+RECIPE = "tests/golden/recipe.yaml"
+
+
+def run(*arguments, **more):
+    return subprocess.run(
+        [sys.executable, "-m", "latefuse", *arguments], capture_output=True, text=True, timeout=120, **more
+    )
+
+
+def test_help_is_quick_and_has_examples():
+    best = float("inf")
+    for _ in range(3):
+        start = time.process_time(), os.times().children_user + os.times().children_system
+        done = run("--help")
+        best = min(best, os.times().children_user + os.times().children_system - start[1])
+    assert done.returncode == 0
+    assert "examples:" in done.stdout
+    assert best < 0.5, f"{best:.2f} CPU-seconds"
+
+
+@pytest.mark.parametrize("step", ["prepare", "backbone", "finetune", "fuse", "evaluate"])
+def test_every_step_has_help(step, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["step", step, "--help"])
+    assert left.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, latefuse.cli as c; c.parser(); print([m for m in ('torch','mlflow','kfp','pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_config_shows_what_an_override_does(capsys):
+    assert cli.main(["config", RECIPE, "--set", "train.max_steps=7", "--set", "seeds=[3,4]"]) == 0
+    text = capsys.readouterr().out
+    shown = yaml.safe_load(text)["recipe"]
+    assert {task["train"]["max_steps"] for task in shown["tasks"].values()} == {7}
+    assert shown["seeds"] == [3, 4]
+    assert text.startswith("# digest: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["config", RECIPE, "--set", "train.max_stepz=7"], "max_steps"),
+        (["config", RECIPE, "--set", "nonsense"], "key.path=value"),
+        (["config", "configs/recipes/no-such.yaml"], "no such file"),
+        (["config", RECIPE, "--profile", "lokal"], "local"),
+        (
+            ["step", "finetune", RECIPE, "--job", "image", "--dataset", "gone", "--backbone", "gone", "--out", "x"],
+            "gone",
+        ),
+        (["replay", "no/such/folder"], "no such folder"),
+    ],
+)
+def test_mistakes_are_told_in_words(arguments, words, capsys):
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_job_names_those_there_are(tmp_path, capsys):
+    common = ["--dataset", str(tmp_path), "--backbone", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(["step", "finetune", RECIPE, "--job", "sound", *common]) == 2
+    assert "image, video, text, mixed, mixed-wide" in capsys.readouterr().err
+
+
+def test_outside_a_checkout_the_pipeline_is_looked_for_in_vain(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\ndata: {source: demo}\ntasks: {image: {modality: image}}\n")
+    (tmp_path / "local.yaml").write_text("name: local\n")
+    done = run("compile", "recipe.yaml", "--profile", "local.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "root of a latefuse checkout" in done.stderr
+
+
+def test_replay_of_nothing_says_so(tmp_path, capsys):
+    assert cli.main(["replay", str(tmp_path)]) == 0
+    assert "nothing to send" in capsys.readouterr().out
