@@ -7,4 +7,15 @@ from latefuse.prompts.render import MediaRef, PromptError, Segment, escape, rend
 from latefuse.prompts.splice import Encoded, Splicer
 from latefuse.prompts.template import Template, load, template_for
 
-__all__ = ["Encoded", "MediaRef", "PromptError", "Segment", "Splicer", "Template", "escape", "load", "render", "template_for"]
+__all__ = [
+    "Encoded",
+    "MediaRef",
+    "PromptError",
+    "Segment",
+    "Splicer",
+    "Template",
+    "escape",
+    "load",
+    "render",
+    "template_for",
+]

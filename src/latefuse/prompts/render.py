@@ -10,6 +10,7 @@ from typing import Any, Literal
 from latefuse.config import Modality
 from latefuse.prompts.template import Template, load
 
+ANY_PLACEHOLDER = re.compile(r"<(?:image|video)>")
 PLACEHOLDER = re.compile(r"(?<!\\)<(image|video)>")
 ESCAPED = re.compile(r"\\(<(?:image|video)>)")
 END = "{end}"
@@ -44,7 +45,7 @@ class Segment:
 
 def escape(text: str) -> str:
     """Text in which no placeholder opens a media slot; `render` writes it as it was."""
-    return PLACEHOLDER.sub(r"\\\g<0>", text)
+    return ANY_PLACEHOLDER.sub(r"\\\g<0>", text)
 
 
 def render(
@@ -90,7 +91,8 @@ def check_roles(turns: Sequence[Mapping[str, Any]], row: str) -> None:
     for number, turn in enumerate(turns):
         wanted = "user" if number % 2 == 0 else "assistant"
         if turn["role"] != wanted:
-            raise PromptError(f"row {row}: turn {number + 1} is by {turn['role']!r}, expected {wanted!r}: turns alternate")
+            found = turn["role"]
+            raise PromptError(f"row {row}: turn {number + 1} is by {found!r}, expected {wanted!r}: turns alternate")
 
 
 def check_placeholders(turns: Sequence[Mapping[str, Any]], refs: Sequence[MediaRef], row: str) -> None:
@@ -116,7 +118,7 @@ def _question(text: str, waiting: Iterator[MediaRef], template: Template, turn: 
             yield Segment("media", media=ref, turn=turn) if ref.path else Segment("text", absent, turn=turn)
             gap = template.media_break or ("" if ref.path else " ")
             continue
-        words = part.strip() if at_front else part
+        words = part.lstrip() if at_front else part
         if words:
             lead = gap if at_front and place else ""
             yield Segment("text", lead + ESCAPED.sub(r"\1", words), turn=turn)

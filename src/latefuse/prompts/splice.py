@@ -43,7 +43,8 @@ class Splicer:
         self.end_id = self._control_id(END)
         self._controls = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._controls |= {"<image>", "<video>", *tokenizer.all_special_tokens, *template.control}
-        self._control_ids = {tokenizer.convert_tokens_to_ids(token) for token in self._controls} - {tokenizer.unk_token_id, None}
+        self._control_ids = {tokenizer.convert_tokens_to_ids(token) for token in self._controls}
+        self._control_ids -= {tokenizer.unk_token_id, None}
         longest_first = sorted(map(re.escape, self._controls), key=len, reverse=True)
         self._control_text = re.compile("|".join(longest_first))
         self._open_ids: list[int] | None = None
@@ -90,7 +91,7 @@ class Splicer:
     def encode(
         self, turns: Sequence[Mapping[str, Any]], media: Sequence[Any], max_tokens: int | None = None, row: str = "?"
     ) -> Encoded | None:
-        """Render and splice a row; cut what the template allows until it fits into max_tokens, None if it never does."""
+        """Render and splice a row, cut as the template allows until it fits into max_tokens; None if it never does."""
         left, refs = list(turns), [as_ref(medium, row) for medium in media]
         check_placeholders(left, refs, row)
         for cut in range(len(turns)):

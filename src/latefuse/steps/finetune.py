@@ -137,8 +137,8 @@ def _finish(result: dict[str, Any], out: Path, tracker: Tracker) -> None:
     valid = "" if result["valid_loss"] is None else f", validation loss {result['valid_loss']:.3f}"
     print(
         f"finetune {result['name']} (seed {result['seed']}): {result['steps']} steps, "
-        f"{result['train_tokens']:,} tokens, {result['trainable_share']:.1%} trained in {result['target_modules']} modules, loss "
-        f"{result['losses'][-1]:.3f}{valid}, {result['samples_per_s']:.0f} rows/s -> {out / 'adapter'} "
+        f"{result['train_tokens']:,} tokens, {result['trainable_share']:.1%} trained in {result['target_modules']} "
+        f"modules, loss {result['losses'][-1]:.3f}{valid}, {result['samples_per_s']:.0f} rows/s -> {out / 'adapter'} "
         f"in {result['wall_s']:.0f} s"
     )
 
