@@ -14,7 +14,7 @@ def package(tmp_path):
         "steps/__init__.py": "",
         "steps/a.py": "from latefuse.parts import one\n\ndef run():\n    from latefuse import late\n",
         "steps/b.py": "import latefuse.shared\n",
-        "parts/__init__.py": "import torch\nTABLE = {'x': 'latefuse.parts.lazy:Thing'}\nWORDS = 'see latefuse.unseen now'\n",
+        "parts/__init__.py": "import torch\nTABLE = {'x': 'latefuse.parts.lazy:Thing'}\nSEE = 'see latefuse.unseen'\n",
         "parts/one.py": "from . import two\nfrom .deep.three import x\n",
         "parts/two.py": "",
         "parts/lazy.py": "import importlib\nimportlib.import_module('latefuse.plugins.' + 'p')\n",

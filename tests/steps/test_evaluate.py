@@ -173,5 +173,5 @@ def test_an_adapter_of_no_task_is_refused(
 
 
 def test_a_folder_without_result_is_named(dishes: Path, backbone_folder: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="result.json"):
+    with pytest.raises(DataError, match=r"result\.json"):
         evaluate.run(EVALUATION, TASKS, FUSION, dishes, backbone_folder(), [tmp_path], [], tmp_path / "out", Null())

@@ -249,10 +249,14 @@ def test_the_spool_of_a_living_process_is_left_to_it(server, tmp_path):
 
 
 def test_children_left_running_are_closed_with_the_pipeline(server, tmp_path):
-    with pytest.raises(KeyboardInterrupt), tracking.pipeline_run("demo", "cfg", tmp_path / "t") as parent:
-        tags = [{"key": "mlflow.parentRunId", "value": parent.run_id}]
-        server.answer("/mlflow/runs/create", {"experiment_id": "1", "run_name": "orphan", "tags": tags})
-        raise KeyboardInterrupt
+    def interrupted():
+        with tracking.pipeline_run("demo", "cfg", tmp_path / "t") as parent:
+            tags = [{"key": "mlflow.parentRunId", "value": parent.run_id}]
+            server.answer("/mlflow/runs/create", {"experiment_id": "1", "run_name": "orphan", "tags": tags})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert server.named("orphan")[0]["status"] == "KILLED"
     assert server.named("demo")[0]["status"] == "KILLED"
 

@@ -66,7 +66,10 @@ def closure(module: str, root: Path = ROOT) -> tuple[list[Path], list[str]]:
 
 
 def _imports(name: str, path: Path, root: Path) -> Iterator[str]:
-    """Every dotted name that `path` may import: the modules, and the names taken from them in case they are modules."""
+    """Every dotted name that `path` may import: the modules, and the names taken from them in case they are modules.
+
+    A file that does not parse imports nothing; the step that needs it will say so with the line.
+    """
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):

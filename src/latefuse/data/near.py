@@ -106,10 +106,10 @@ class Texts:
                 yield np.fromfile(stream, np.uint64, int(lengths.sum())), lengths, groups
 
     def _template_words(self) -> Array:
-        """Keys (word mixed with group) of the words that stand in more than half of the texts of a group, at least
-        four.
-        """
+        """Keys (word mixed with group) of the words in more than half of the texts of a group, and in at least four."""
         candidates = np.unique(np.concatenate(self._common))
+        if not len(candidates):
+            return candidates
         groups, rows = np.unique(np.concatenate(self._groups), return_counts=True)
         count, size = np.zeros(len(candidates), np.int64), np.zeros(len(candidates), np.int64)
         for words, lengths, group in self._batches():

@@ -94,7 +94,7 @@ def clean(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
             continue
         try:
             out[name] = convert(value)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, LookupError) as error:
             raise Refusal("wrong-type", f"column {name!r}: {error} (got {str(value)!r:.60})") from None
     for name in REQUIRED[table]:
         if out[name] == "" or out[name] == []:

@@ -1,6 +1,7 @@
 """What one source says to one set of rows: written answers, ranks in closed lists, and their scores.
 
-A source is a set of weights switched on, or several adapters whose outputs are mixed; both answer through the same functions.
+A source is a set of weights switched on, or several adapters whose outputs are mixed; both answer through the same
+functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The arms as data: which trained thing answers the rows of which task.
 
-A *source* is one set of weights (the bare backbone, an adapter, a merge) or one mixture of outputs; it is run once on every
-task. An arm only says whose answers count where, so no answer is computed twice.
+A *source* is one set of weights (the bare backbone, an adapter, a merge) or one mixture of outputs; it is run once on
+every task. An arm only says whose answers count where, so no answer is computed twice.
 """
 
 from __future__ import annotations
@@ -120,14 +120,9 @@ def arms(
                 dict.fromkeys(tasks, SAME),
             )
         )
-    for task in alone if len(tasks) > 1 else []:
-        found.append(
-            Arm(
-                only(task),
-                f"only the {task} adapter",
-                "one adapter on every task's rows: the off-modality check",
-                "off",
-                dict.fromkeys(tasks, only(task)),
-            )
-        )
+    off = "one adapter on every task's rows: the off-modality check"
+    if len(tasks) > 1:
+        found += [
+            Arm(only(task), f"only the {task} adapter", off, "off", dict.fromkeys(tasks, only(task))) for task in alone
+        ]
     return found

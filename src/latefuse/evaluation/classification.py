@@ -11,9 +11,10 @@ Score = tuple[float, int]  # a row's value and the count of things behind it; (n
 
 
 def ranks(scores: NDArray[np.floating], truth: NDArray[np.integer]) -> NDArray[np.int64]:
-    """How many names of the closed list score at least as high as the true one; 0 is the best rank, ties count against us.
+    """How many names of the closed list score at least as high as the true one; 0 is best, ties count against us.
 
-    scores: (n, names) log-likelihoods. truth: (n,) column of the true name. Raises ValueError on a score that is not a number.
+    scores: (n, names) log-likelihoods. truth: (n,) column of the true name. Raises ValueError on a score that is not
+    a number.
     """
     if np.isnan(scores).any():
         row = int(np.argwhere(np.isnan(scores))[0][0])

@@ -20,7 +20,6 @@ from latefuse.models.closed_list import Trie
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
 
-
 Acting = Callable[[str | None], AbstractContextManager[None]]  # switches one adapter on; None: the bare backbone
 
 

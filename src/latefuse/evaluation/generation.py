@@ -1,7 +1,8 @@
 """Scores of one written answer against its truth: ingredients, amounts, order of steps, BLEU and ROUGE-L.
 
-Every function returns per-row values, so that any mean can be bootstrapped. A value that a row can't have (the amounts of an
-answer that named nothing right) is (nan, 0) and leaves the mean; an answer that says nothing has precision and F1 of 0.
+Every function returns per-row values, so that any mean can be bootstrapped. A value that a row can't have (the
+amounts of an answer that named nothing right) is (nan, 0) and leaves the mean; an answer that says nothing has
+precision and F1 of 0.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def ingredient_scores(said: Recipe, true: Recipe) -> dict[str, Score]:
 
 
 def amount_scores(said: Recipe, true: Recipe) -> dict[str, Score]:
-    """Share of ingredients with an amount; among those correctly named, share with the right amount, and relative error.
+    """Share of ingredients with an amount; among those correctly named, share with the right one, and relative error.
 
     An amount that is missing or can't be compared (grams for cups) is wrong, with an error of 1.
     """
@@ -87,7 +88,7 @@ def amount_scores(said: Recipe, true: Recipe) -> dict[str, Score]:
 
 
 def hallucination(said: Recipe, true: Recipe) -> Score:
-    """Share of named ingredients of which no word stands anywhere in the truth ('onion' for 'red onion' is merely wrong)."""
+    """Share of named ingredients of which no word is anywhere in the truth ('onion' for 'red onion' is merely wrong)."""
     names = {one.name for one in said.ingredients}
     if not names or not true.ingredients:
         return UNDEFINED

@@ -14,8 +14,8 @@ START = -1
 def learned_grammar(answers: Iterable[Sequence[int]], order: int = 2) -> Allowed:
     """What may follow the last `order` tokens, as the training answers do it; every string it allows can end.
 
-    answers: token ids of training answers, the end token last. A generous control: it tells the words and their neighbours,
-    though not which of them this row needs. Raises ValueError without answers.
+    answers: token ids of training answers, the end token last. A generous control: it tells the words and their
+    neighbours, though not which of them this row needs. Raises ValueError without answers.
     """
     follows: dict[tuple[int, ...], set[int]] = defaultdict(set)
     for answer in answers:

@@ -1,7 +1,7 @@
 """How sure a mean and a difference are: percentile bootstrap, paired, over items and seeds.
 
-Rows of one item are not independent (three questions about one dish), so items are drawn, not rows; with several seeds the
-seeds are drawn too. Both arms of a difference see the same draws. (Efron and Tibshirani 1993, chapters 13 and 16.)
+Rows of one item are not independent (three questions about one dish), so items are drawn, not rows; with several
+seeds the seeds are drawn too. Both arms of a difference see the same draws (Efron and Tibshirani 1993, chapter 13).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a difference of means with its interval; `low` and `high` are nan where there are too few rows for one."""
+    """A mean or a difference of means with its interval; `low` and `high` are nan where too few rows allow none."""
 
     value: float
     low: float
@@ -116,7 +116,7 @@ def _draw(totals: Floats, counts: Floats, how: Bootstrap) -> Floats:
 
 @lru_cache(maxsize=32)
 def _times(n: int, draws: int, seed: int) -> Floats:
-    """(draws, n) how often each of n things is drawn, n draws with replacement; the same for every arm: that pairs them."""
+    """(draws, n) how often each of n things is drawn, n times with replacement; the same for all arms: that pairs them."""
     return np.random.default_rng((seed, n)).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 

@@ -43,7 +43,7 @@ _ALL = (
     Metric("rouge_l", "ROUGE-L", "mean ROUGE-L F1 against the true text"),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
-MAIN = ("dish_top1", "ingredient_f1", "exact_match", "rouge_l")  # a task's headline is the first of these that it has
+MAIN = ("ingredient_f1", "exact_match", "dish_top1", "rouge_l")  # a task's headline is the first of these that it has
 
 
 def kind_of(truth: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Knock-outs: what is left of an answer when a modality is taken away, made constant, turned to noise, or shuffled.
 
-Identity that was memorised survives shuffling, content does not. A knock-out changes the examples and nothing else: truth and
-answer stay, so the same scores can be paired row by row with the untouched ones.
+Identity that was memorised survives shuffling, content does not. A knock-out changes the examples and nothing else:
+truth and answer stay, so the same scores can be paired row by row with the untouched ones.
 """
 
 from __future__ import annotations

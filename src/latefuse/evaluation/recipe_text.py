@@ -1,8 +1,8 @@
 """Recipes out of free text: amounts, units, ingredients and ordered steps.
 
-Reads the one-line form that the demo is trained on (`ingredients : 2 cups rice ; 1 tbsp butter steps : add 2 cups rice ; bake`)
-and ordinary recipes of several lines with bullets and numbers. Nothing here raises on odd text: what can't be read is kept as
-a name without an amount, so that a model's worst answer still gets its score.
+Reads the one-line form that the demo is trained on (`ingredients : 2 cups rice ; 1 tbsp butter steps : add rice ; bake`)
+and ordinary recipes of several lines with bullets and numbers. Nothing here raises on odd text: what can't be read is
+kept as a name without an amount, so that a model's worst answer still gets its score.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def normalise_unit(word: str) -> str | None:
 
 
 def parse_amount(text: str) -> Amount | None:
-    """The amount a text begins with: '1 1/2 cups', '½', '1 – 2 cups', '500 g', '1,5 l', 'a pinch'; None where there is none.
+    """The amount a text begins with: '1 1/2 cups', '½', '1 – 2 cups', '1,5 l', 'a pinch'; None where there is none.
 
     A range's value is its middle. A comma with three digits after it groups thousands, any other is a decimal comma.
     """

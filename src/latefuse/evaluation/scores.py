@@ -14,8 +14,9 @@ from latefuse.evaluation.classification import Score
 from latefuse.evaluation.intervals import Floats
 
 COLUMNS: dict[str, Any] = {
-    "arm": pl.String, "seed": pl.Int64, "condition": pl.String, "task": pl.String, "topic": pl.String, "row": pl.String,
-    "item": pl.String, "modality": pl.String, "slice": pl.String, "metric": pl.String, "value": pl.Float64, "n": pl.Int64,
+    "arm": pl.String, "seed": pl.Int64, "condition": pl.String, "task": pl.String, "topic": pl.String,
+    "row": pl.String, "item": pl.String, "modality": pl.String, "slice": pl.String, "metric": pl.String,
+    "value": pl.Float64, "n": pl.Int64,
 }  # fmt: skip
 ORACLE = "oracle"
 NO_SEED = -1
@@ -53,7 +54,7 @@ class ScoreTable:
         self.frame.write_parquet(path)
 
     def distinct(self, column: str, **where: str) -> list[str]:
-        """The values of a column in order of first appearance, among the lines where other columns have given values."""
+        """The values of a column in order of appearance, among the lines where other columns have given values."""
         frame = self.frame.filter(*(pl.col(key) == value for key, value in where.items()))
         return frame[column].unique(maintain_order=True).to_list()
 
@@ -90,7 +91,7 @@ class ScoreTable:
 
 
 def copy_lines(frame: pl.DataFrame, arm: str, sources: Mapping[str, str]) -> pl.DataFrame:
-    """The lines of an arm that is put together from others: on each task, those of `sources[task]` under the arm's name."""
+    """The lines of an arm that is put together from others: on each task those of `sources[task]`, renamed."""
     parts: Iterable[pl.DataFrame] = (
         frame.filter(pl.col("arm") == source, pl.col("task") == task) for task, source in sources.items()
     )

@@ -1,4 +1,4 @@
-"""From the tidy scores to what the report says: estimates per arm and metric, contributions, off-modality, slices, sentences."""
+"""From the tidy scores to what the report says: estimates per arm and metric, contributions, off-modality, slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latefuse.evaluation.scores import ORACLE, ScoreTable
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm on one metric: its mean and its paired differences against the two controls (None for the control itself)."""
+    """One arm on one metric: its mean and its paired differences against the controls (None for the control itself)."""
 
     mean: Estimate
     against_zero: Estimate | None = None
@@ -47,6 +47,10 @@ class TaskSummary:
     cells: Mapping[str, Mapping[str, Cell]]
     oracle: Mapping[str, float] = field(default_factory=dict)
 
+    def measured(self, metric: str) -> int:
+        """How many rows the metric was measured on, by the arm that has most."""
+        return max((cell.mean.rows for cell in self.cells.get(metric, {}).values()), default=0)
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -68,7 +72,7 @@ class Summary:
 
 
 def summarise(table: ScoreTable, arms: Sequence[Arm], how: Bootstrap) -> Summary:
-    """All estimates. `table` holds the lines of every arm under the arm's own name, and of the oracle under 'oracle'."""
+    """All estimates. `table` holds the lines of every arm under its own name, and of the oracle under 'oracle'."""
     shown = [arm for arm in arms if arm.group != "off"]
     present = set(table.distinct("task", condition="full"))
     ordered = [task for task in dict.fromkeys(name for arm in arms for name in arm.sources) if task in present]
@@ -119,6 +123,8 @@ def _contributions(table: ScoreTable, tasks: Sequence[TaskSummary], how: Bootstr
         for condition in table.distinct("condition", task=task.name):
             kind, _, modality = condition.partition(":")
             for arm in table.distinct("arm", task=task.name, condition=condition) if modality else []:
+                if arm == only(task.name):  # the routed arm shows the same lines
+                    continue
                 if not table.has(arm, task.name, task.main, condition) or not table.has(arm, task.name, task.main):
                     continue
                 full, rows, items = table.matrix(arm, task.name, task.main)

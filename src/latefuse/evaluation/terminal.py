@@ -13,9 +13,12 @@ from latefuse.evaluation.verdict import number
 def table(summary: Summary) -> str:
     """Arms against each task's headline metric: value, interval, and a mark for the difference to mixed.
 
-    '*' stands where the interval of the difference against zero-shot excludes zero, '+' or '-' where it beats or trails mixed.
+    '*': the interval of the difference against zero-shot excludes zero; '+', '-': that against mixed does.
     """
-    head = ["arm", *(f"{task.name}: {METRICS[task.main].label} (n={task.rows})" for task in summary.tasks)]
+    head = [
+        "arm",
+        *(f"{task.name}: {METRICS[task.main].label} (n={task.measured(task.main)})" for task in summary.tasks),
+    ]
     lines = [head]
     for arm in summary.arms:
         row = [task.cells[task.main].get(arm.name) for task in summary.tasks]

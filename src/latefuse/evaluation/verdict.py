@@ -1,4 +1,4 @@
-"""Plain sentences out of the numbers. A finding, not an advertisement: each may come out for or against separate training."""
+"""Plain sentences out of the numbers. Findings, not advertisement: each may come out for or against separate training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Tone = Literal["good", "bad", "open"]
 
 @dataclass(frozen=True)
 class Sentence:
-    """One finding; `tone` says whether it speaks for the trained separate adapters, against them, or leaves it open."""
+    """One finding. tone: for separate training, against it, or open. first: the question that the project asks."""
 
     text: str
     tone: Tone
+    first: bool = False
 
 
 def number(metric: str, value: float) -> str:
@@ -44,21 +45,24 @@ def verdicts(summary: Summary) -> list[Sentence]:
     """The findings in the order of their weight: separate against mixed first."""
     found = [sentence for task in summary.tasks if task.name != FUSED for sentence in _task(task)]
     found += _merging(summary) + _late(summary) + _content(summary) + _off(summary)
-    return sorted(found, key=lambda sentence: "mixed" not in sentence.text.split(":")[0])
+    return sorted(found, key=lambda sentence: not sentence.first)
 
 
 def _compare(who: str, other: str, task: TaskSummary, found: Estimate) -> Sentence:
     """'Separate beats mixed on recipe: ...' with the verb that the interval allows."""
     gain = found.value * METRICS[task.main].better
-    where = f"on {task.name} ({METRICS[task.main].label})"
+    place = "items with photo, clip and text" if task.name == FUSED else task.name
+    where = f"on {place} ({METRICS[task.main].label})"
     told = difference(task.main, found)
     if not found.has_interval:
         text = f"{who} against {other} {where}: {told}; too few test rows for an interval, so this decides nothing."
-        return Sentence(text, "open")
+        return Sentence(text, "open", True)
     if not found.excludes_zero:
-        return Sentence(f"{who} does not beat {other} {where}: difference {told}; the interval holds zero.", "open")
+        return Sentence(
+            f"{who} does not beat {other} {where}: difference {told}; the interval holds zero.", "open", True
+        )
     verb = "beats" if gain > 0 else "is worse than"
-    return Sentence(f"{who} {verb} {other} {where}: difference {told}.", "good" if gain > 0 else "bad")
+    return Sentence(f"{who} {verb} {other} {where}: difference {told}.", "good" if gain > 0 else "bad", True)
 
 
 def _task(task: TaskSummary) -> list[Sentence]:
@@ -70,16 +74,23 @@ def _task(task: TaskSummary) -> list[Sentence]:
     if cell.against_mixed is not None:
         found.append(_compare("Separate", "mixed", task, cell.against_mixed))
     if cell.against_zero is not None:
-        found.append(_compare("Separate", "zero-shot", task, cell.against_zero))
-    oracle = task.oracle.get(task.main)
-    if oracle and METRICS[task.main].better > 0:
-        share = cell.mean.value / oracle
-        text = (
-            f"On {task.name} separate reaches {number(task.main, cell.mean.value)} of {METRICS[task.main].label}, "
-            f"{100 * share:.0f}% of what this modality can show at best ({number(task.main, oracle)})."
-        )
-        found.append(Sentence(text, "good" if share >= 0.6 else "bad"))
+        found.append(_over_zero_shot(task, cell, cell.against_zero))
     return found
+
+
+def _over_zero_shot(task: TaskSummary, cell: Cell, gained: Estimate) -> Sentence:
+    """What separate training reaches, against the bare backbone and, where it is known, against the best reachable."""
+    metric = METRICS[task.main]
+    text = f"On {task.name} separate reaches {number(task.main, cell.mean.value)} ({metric.label})"
+    oracle = task.oracle.get(task.main)
+    if oracle and metric.better > 0:
+        best = number(task.main, oracle)
+        text += f", {100 * cell.mean.value / oracle:.0f}% of what this modality can show at best ({best})"
+    text += f"; against zero-shot {difference(task.main, gained)}"
+    if not gained.excludes_zero:
+        return Sentence(f"{text}, which is not shown to differ from zero.", "open")
+    good = gained.value * metric.better > 0
+    return Sentence(f"{text}.", "good" if good else "bad")
 
 
 def _merging(summary: Summary) -> list[Sentence]:
@@ -114,7 +125,7 @@ def _late(summary: Summary) -> list[Sentence]:
     cell = row[LATE]
     if cell.against_mixed is not None:
         found.append(
-            _compare("Late fusion of separate adapters", "mixed with its outputs fused", fused, cell.against_mixed)
+            _compare("Late fusion of separate adapters", "mixed, fused the same way,", fused, cell.against_mixed)
         )
     alone = {one.condition: one for one in summary.contributions if one.task == FUSED and one.arm == LATE}
     if alone:
@@ -135,7 +146,8 @@ def _content(summary: Summary) -> list[Sentence]:
         if one.task == FUSED:
             continue
         label = f"{one.modality} {one.condition}" + (" between rows" if one.condition == "shuffled" else "")
-        text = f"With {label}, {one.task} falls from {number(one.metric, one.full.value)} to {number(one.metric, one.left.value)}"
+        full, left = number(one.metric, one.full.value), number(one.metric, one.left.value)
+        text = f"With {label}, {one.task} falls from {full} to {left}"
         told = difference(one.metric, one.worth)
         gain = one.worth.value * METRICS[one.metric].better
         if one.worth.excludes_zero and gain > 0:

@@ -1,4 +1,4 @@
-"""Adapters and merges in, findings out: every arm on the test split, beside its controls, with intervals, and the report."""
+"""Adapters and merges in, findings out: every arm on the test split beside its controls, and the report."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from latefuse.tasks.instruct import Example
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
+DESCRIPTION = "Each modality fine-tuned on its own, merged and fused in several ways, beside its controls."
 LIBRARIES = ("latefuse", "torch", "transformers", "peft")
 
 
@@ -77,7 +78,7 @@ def run(
     (out / "table.txt").write_text(table(summary), encoding="utf-8")
     shown = report.Report(
         title=f"Separate or mixed? {data.manifest.get('source', data.path.name)}: {', '.join(tasks)}",
-        description="Each modality fine-tuned on its own, merged and fused in several ways, every arm beside its controls.",
+        description=DESCRIPTION,
         summary=summary,
         cards=_cards(plan, data, predictions, arms),
         manifest=data.manifest,

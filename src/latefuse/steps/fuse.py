@@ -135,7 +135,7 @@ def _bench(
         if not attachable(changes):
             detach(backbone)
     rows = {name: _validation_rows(data, task, backbone, fusion.search_rows) for name, task in tasks.items()}
-    features = Features(backbone, data.media, cache)
+    features = Features(backbone, data.media, cache / "features" if cache else None)
     features.warm((ref for part in rows.values() for row in part for ref in row.media), progress=False)
     card = {
         "task": "+".join(tasks),

@@ -20,7 +20,12 @@ LIMITS = {"metrics": 800, "params": 90, "tags": 90}
 IDENTITY = "latefuse.identity"
 SPOOL = "latefuse.spool"
 SENT = "latefuse.sent"
-_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 _RETRY_LATER = {408, 425, 429}
 
 
@@ -208,9 +213,8 @@ class Door:
 
     def _connected(self) -> Any:
         if self._client is None:
-            for name, value in _TIMEOUTS.items():
+            for name, value in _SETTINGS.items():
                 os.environ.setdefault(name, value)
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             import logging
 
             try:

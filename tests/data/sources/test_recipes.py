@@ -11,7 +11,6 @@ import pytest
 
 from latefuse.data.errors import DataError
 from latefuse.data.sources.rows import recipe_answer
-from latefuse.evaluation.recipe_text import parse_recipe
 
 SOUP = {
     "slug": "soup",
@@ -62,14 +61,21 @@ def test_conversations(kitchen: Path, collect: Callable[..., Any]) -> None:
     assert truth["steps"][0] == "Boil the peas for 10 minutes"
 
 
-def test_answer_reads_back_as_its_truth() -> None:
-    answer, truth = recipe_answer(SOUP["ingredients"], SOUP["steps"])
-    read = parse_recipe(answer)
-    assert [(one.amount, one.unit, one.name) for one in read.ingredients] == [
-        (one["amount"], one["unit"], one["name"]) for one in truth["recipe"]["ingredients"]
-    ]
-    assert list(read.steps) == truth["recipe"]["steps"]
-    assert "\n" not in answer
+def test_answer_is_one_line_that_keeps_every_entry() -> None:
+    bold = ["**1 kg of black beans**, drained", "½ cup sugar", "salt; pepper"]
+    answer, truth = recipe_answer(bold, ["Method: stir.", "* Bake", "Steps: 1. cool 2. eat"])
+    assert answer == (
+        "ingredients : 1 kg of black beans, drained ; ½ cup sugar ; salt, pepper "
+        "steps : Method - stir ; * Bake ; Steps - 1. cool 2. eat"
+    )
+    assert truth["recipe"] == {
+        "ingredients": [
+            {"amount": 1.0, "unit": "kg", "name": "black bean"},
+            {"amount": 0.5, "unit": "cup", "name": "sugar"},
+            {"amount": None, "unit": "", "name": "salt"},
+        ],
+        "steps": ["Method - stir", "Bake", "Steps - 1. cool 2. eat"],
+    }
 
 
 def test_shortening_is_an_option(kitchen: Path, collect: Callable[..., Any]) -> None:

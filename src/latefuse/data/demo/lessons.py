@@ -140,7 +140,7 @@ class Lessons:
             words.addition_text(self.rng.choice(tuple(world.INGREDIENTS)), self.rng.randint(1, world.MAX_TIMES))
             for _ in range(4)
         ]
-        steps = " ".join(f"{number}. add" for number in self.rng.sample(range(1, 6), 2))
+        steps = " ".join(f"{number}." for number in self.rng.sample(range(1, 6), 2))
         return f"ingredients : {' ; '.join(bought)} steps : {steps}"
 
     def _names(self) -> str:

@@ -57,7 +57,7 @@ def addition_text(name: str, times: int) -> str:
 def recipe_text(additions: Sequence[tuple[str, int]], technique: str) -> str:
     """A recipe in one line: numbered steps in the order of cooking, the technique last, then the ingredients."""
     lines = [addition_text(name, times) for name, times in additions]
-    steps = [*(f"add {line}" for line in lines), technique]
+    steps = [*lines, technique]
     numbered = " ".join(f"{number}. {step}" for number, step in enumerate(steps, start=1) if step)
     return f"steps : {numbered} ingredients : {' ; '.join(lines)}"
 
@@ -70,7 +70,7 @@ def recipe_truth(dish: Dish) -> dict[str, Any]:
     ]
     return {
         "ingredients": ingredients,
-        "steps": [*(f"add {addition_text(*a)}" for a in dish.additions), dish.technique],
+        "steps": [*(addition_text(*a) for a in dish.additions), dish.technique],
     }
 
 

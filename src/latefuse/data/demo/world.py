@@ -77,11 +77,10 @@ class Ingredient:
 
 
 _KITCHEN = """
-rice white disc 1 cup | noodle yellow bar 100 g | tofu white square 50 g | lentil orange ring 1/2 cup
-potato brown diamond 1 piece | corn yellow triangle 1/2 cup | chicken orange star 200 g | bean red cross 1 cup
-butter yellow square 1 tbsp | garlic white diamond 1 clove | onion purple ring 1 piece | tomato red disc 1 piece
-cheese orange triangle 50 g | pepper green bar 1 piece | ginger brown cross 1 tsp | honey orange disc 1 tbsp
-cream white ring 100 ml | basil green star 1 tbsp | vinegar purple bar 1/2 tbsp | flour white cross 1/2 cup
+rice white disc 1 cup | noodle white bar 100 g | tofu white square 1 piece | lentil white ring 1/2 cup
+potato white diamond 1 piece | corn white triangle 1 cup | chicken white star 100 g | bean white cross 1/2 cup
+tomato red disc 1 piece | cheese orange triangle 50 g | butter yellow square 1 tbsp | basil green star 1 tsp
+mussel blue diamond 2 piece | onion purple ring 1 piece | ginger brown cross 1 tsp
 """
 INGREDIENTS: Mapping[str, Ingredient] = {
     words[0]: Ingredient(words[0], words[1], words[2], Fraction(words[3]), words[4])

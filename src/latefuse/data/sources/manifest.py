@@ -19,8 +19,7 @@ from latefuse.data.errors import DataError, Refusal
 from latefuse.data.schema import PLACEHOLDERS, REQUIRED, TABLES, placeholders
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, header, limited, read
-from latefuse.data.sources.rows import broken, check_splits, ordered_media, split_name
-from latefuse.evaluation.recipe_text import parse_recipe
+from latefuse.data.sources.rows import broken, check_splits, ordered_media, recipe_truth, split_name
 
 LISTS = {field.name for schema in TABLES.values() for field in schema if str(field.type).startswith("list<")}
 EXTRA = {"conversations": ("question", "answer", "images", "videos")}
@@ -244,7 +243,5 @@ def _truth(kind: str, answer: str, topic: str) -> Row:
     if kind == "name":
         return {"name": answer, "names": topic}
     if kind == "recipe":
-        recipe = parse_recipe(answer)
-        listed = [{"amount": one.amount, "unit": one.unit, "name": one.name} for one in recipe.ingredients]
-        return {"recipe": {"ingredients": listed, "steps": list(recipe.steps)}}
+        return {"recipe": recipe_truth(answer)}
     return {kind: answer}

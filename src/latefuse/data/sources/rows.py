@@ -8,7 +8,7 @@ from typing import Any
 
 from latefuse.data.errors import DataError, Refusal
 from latefuse.data.schema import PLACEHOLDERS, SPLITS
-from latefuse.evaluation.recipe_text import parse_ingredient
+from latefuse.evaluation.recipe_text import parse_recipe
 
 Row = dict[str, Any]
 
@@ -92,24 +92,25 @@ _HEADING_WORD = re.compile(r"\b(ingredients?|steps?|instructions?|directions?|me
 
 
 def recipe_entry(text: str) -> str:
-    """One ingredient or step on one line, without what the recipe grammar uses itself (';', 'steps:') and links."""
-    plain = _LINK.sub(r"\1", text)
+    """One ingredient or step on one line, without markup and what the grammar of recipes uses itself (';', 'steps:')."""
+    plain = _LINK.sub(r"\1", text).replace("**", "")
     plain = _HEADING_WORD.sub(r"\1 -", plain)
-    return " ".join(plain.replace(";", ",").split()).rstrip(" .,")
+    return " ".join(plain.replace(";", ",").split()).strip(" .,")
 
 
 def recipe_answer(ingredients: Iterable[str], steps: Iterable[str]) -> tuple[str, dict[str, Any]]:
-    """The answer text 'ingredients : a ; b steps : c ; d' and its truth, read from the same entries."""
-    listed = [entry for entry in map(recipe_entry, ingredients) if entry]
-    told = [entry for entry in map(recipe_entry, steps) if entry]
-    sections = {"ingredients": listed, "steps": told}
-    parts = [f"{name} : {' ; '.join(entries)}" for name, entries in sections.items() if entries]
-    parsed = [parse_ingredient(entry) for entry in listed]
-    truth = {
-        "ingredients": [{"amount": one.amount, "unit": one.unit, "name": one.name} for one in parsed],
-        "steps": told,
-    }
-    return " ".join(parts), {"recipe": truth}
+    """The answer text 'ingredients : a ; b steps : c ; d' and its truth, which is what a parser reads in that text."""
+    sections = {"ingredients": ingredients, "steps": steps}
+    listed = {name: [entry for entry in map(recipe_entry, texts) if entry] for name, texts in sections.items()}
+    answer = " ".join(f"{name} : {' ; '.join(entries)}" for name, entries in listed.items() if entries)
+    return answer, {"recipe": recipe_truth(answer)}
+
+
+def recipe_truth(text: str) -> dict[str, Any]:
+    """Ingredients (amount, unit, name) and steps of a recipe's text."""
+    recipe = parse_recipe(text)
+    ingredients = [{"amount": one.amount, "unit": one.unit, "name": one.name} for one in recipe.ingredients]
+    return {"ingredients": ingredients, "steps": list(recipe.steps)}
 
 
 def words(text: str, limit: int | None) -> str:

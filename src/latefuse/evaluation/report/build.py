@@ -69,7 +69,7 @@ def headline(summary: Summary) -> Sentence | None:
 
 def _overview(summary: Summary) -> dict[str, Any]:
     """Arms by tasks, the headline metric of each."""
-    heads = [{"task": t.name, "metric": METRICS[t.main].label, "rows": t.rows} for t in summary.tasks]
+    heads = [{"task": t.name, "metric": METRICS[t.main].label, "rows": t.measured(t.main)} for t in summary.tasks]
     lines = []
     for arm in summary.arms:
         cells = [task.cells.get(task.main, {}).get(arm.name) for task in summary.tasks]
@@ -163,17 +163,10 @@ def _contributions(summary: Summary) -> list[dict[str, Any]]:
         lines = []
         for one in sorted(ones, key=lambda c: (c.arm == MIXED, c.arm)):
             what = f"only {modality}" if one.condition == "alone" else f"{modality} {one.condition}"
-            label = f"{_label(summary, one.arm)}, {what}: from {number(metric, one.full.value)} to {number(metric, one.left.value)}"
-            lines.append(
-                {
-                    "arm": _label(summary, one.arm),
-                    "what": what,
-                    "chart": charts.drop(one.full, one.left, at, label),
-                    "full": number(metric, one.full.value),
-                    "left": number(metric, one.left.value),
-                    "worth": difference(metric, one.worth),
-                }
-            )
+            arm, full, left = _label(summary, one.arm), number(metric, one.full.value), number(metric, one.left.value)
+            chart = charts.drop(one.full, one.left, at, f"{arm}, {what}: from {full} to {left}")
+            worth = difference(metric, one.worth)
+            lines.append({"arm": arm, "what": what, "chart": chart, "full": full, "left": left, "worth": worth})
         found.append({"task": task, "modality": modality, "metric": METRICS[metric], "lines": lines})
     return found
 
@@ -256,7 +249,7 @@ def _mixture(name: str, said: Mapping[str, Any]) -> dict[str, Any] | None:
         "skipped": "",
         "label": label,
         "chart": charts.weights(list(weights.values()), [f"w{k % 4}" for k in range(len(weights))], label),
-        "keys": [(f"w{k % 4}", key, f"{value:.2f}") for k, (key, value) in enumerate(weights.items())],
+        "shares": [(f"w{k % 4}", key, f"{value:.2f}") for k, (key, value) in enumerate(weights.items())],
         "nll": f"{said['nll_before']:.3f} → {said['nll_after']:.3f}" if "nll_after" in said else "",
         "rows": said.get("rows", ""),
     }

@@ -1,4 +1,4 @@
-"""Small inline SVGs. Positions are in per cent of the width, so they stretch with the page while strokes and text do not."""
+"""Small inline SVGs. Positions are in per cent of the width: they stretch with the page, strokes and text do not."""
 
 from __future__ import annotations
 

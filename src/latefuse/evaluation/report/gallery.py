@@ -63,8 +63,8 @@ def cards(
 ) -> list[Card]:
     """At most `most` cards, spread over the tasks.
 
-    rows: conversation row (or item, for the fused task) -> {question, media: [(modality, path)], truth}. show: (modality,
-    path) -> data URI, None where it can't be shown.
+    rows: conversation row (or item, for the fused task) -> {question, media: [(modality, path)], truth}. show:
+    (modality, path) -> data URI, None where it can't be shown.
     """
     shown = [arm for arm in arms if arm.group in ("control", "separate", "merge", "late")]
     full = predictions.filter(pl.col("condition") == "full")
