@@ -92,7 +92,7 @@ _HEADING_WORD = re.compile(r"\b(ingredients?|steps?|instructions?|directions?|me
 
 
 def recipe_entry(text: str) -> str:
-    """One ingredient or step on one line, without markup and what the grammar of recipes uses itself (';', 'steps:')."""
+    """One ingredient or step on one line, without markup and the marks of the recipe grammar itself (";", "steps:")."""
     plain = _LINK.sub(r"\1", text).replace("**", "")
     plain = _HEADING_WORD.sub(r"\1 -", plain)
     return " ".join(plain.replace(";", ",").split()).strip(" .,")

@@ -1,0 +1,40 @@
+"""ml-latest-small with posters and plots, against the counts that its README gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from latefuse.data.dataset import Dataset
+
+
+def test_five_core_with_poster_and_plot(
+    prepared: Callable[..., Dataset], split_counts: Callable[..., Counter[str]]
+) -> None:
+    dataset = prepared("movielens", "ml_latest_small_posters", options={"core": 5, "needs": ["poster", "plot"]})
+    assert dataset.manifest["rows"]["items"] == 3_470
+    assert dataset.manifest["rows"]["events"] == 88_845
+    assert dataset.manifest["quarantine"] == {}
+    values = dataset.table("events", columns=["value"])["value"].to_pylist()
+    assert sum(value >= 4 for value in values) == 44_116
+    users = set(dataset.table("events", columns=["user"])["user"].to_pylist())
+    assert split_counts(dataset, "events", "loo")["test"] == len(users) == 610
+    assert set(split_counts(dataset, "events", "time")) == {"train", "valid", "test"}
+    images = dataset.table("items", columns=["images"])["images"].to_pylist()
+    assert all(len(paths) == 1 and dataset.media(paths[0]).stat().st_size for paths in images)
+    modalities = Counter(dataset.table("conversations", columns=["modality"])["modality"].to_pylist())
+    assert modalities["image"] == modalities["text"]
+
+
+def test_everything(real_data: Callable[[str], Path]) -> None:
+    from latefuse.config import Data
+    from latefuse.data import sources
+
+    source: Any = sources.build(Data(source="movielens", path=str(real_data("ml_latest_small_posters"))), Path())
+    tables = {name: list(rows()) for name, rows in source.tables().items()}
+    assert len(tables["items"]) == 9_742
+    assert len(tables["events"]) == 100_836
+    assert sum(bool(row["images"]) for row in tables["items"]) == 4_888
+    assert not any("_error" in row for rows in tables.values() for row in rows)
