@@ -44,9 +44,8 @@ def test_the_truth_scores_full_marks() -> None:
 
 
 def test_a_worked_example() -> None:
-    values = _values(
-        "Ingredients:\n- 4 cups Rice\n- 3 tsp butter\n- 1 onion\n- 2 g saffron\nSteps:\n1. add butter\n2. add rice\n3. bake"
-    )
+    said = "Ingredients:\n- 4 cups Rice\n- 3 tsp butter\n- 1 onion\n- 2 g saffron\n"
+    values = _values(f"{said}Steps:\n1. add butter\n2. add rice\n3. bake")
     assert values["ingredient_precision"] == pytest.approx(2 / 4)
     assert values["ingredient_recall"] == pytest.approx(2 / 4)
     assert values["amount_accuracy"] == pytest.approx(1 / 2)  # 3 tsp are 1 tbsp; the rice is doubled

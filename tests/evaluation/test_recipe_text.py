@@ -140,7 +140,8 @@ def test_the_one_line_form() -> None:
     "text",
     [
         "Ingredients:\n- 2 cups rice\n- 1 Tbsp. butter\n- 3 garlic cloves\n\nSteps:\n1. Add rice.\n2. Bake.",
-        "# Rice\n\n**Ingredients:**\n* 2 cups of rice\n* 1 tablespoon butter\n* 3 cloves garlic\n\n**Instructions:**\nStep 1: Add rice\nStep 2: Bake",
+        "# Rice\n\n**Ingredients:**\n* 2 cups of rice\n* 1 tablespoon butter\n* 3 cloves garlic\n\n"
+        "**Instructions:**\nStep 1: Add rice\nStep 2: Bake",
         "Ingredients\n2 cups rice, cooked\n1 T butter\n3 cloves of garlic\nDirections\n1. Add rice. 2. Bake.",
     ],
 )

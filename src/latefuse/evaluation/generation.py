@@ -88,7 +88,7 @@ def amount_scores(said: Recipe, true: Recipe) -> dict[str, Score]:
 
 
 def hallucination(said: Recipe, true: Recipe) -> Score:
-    """Share of named ingredients of which no word is anywhere in the truth ('onion' for 'red onion' is merely wrong)."""
+    """Share of named ingredients of which no word is in the truth ('onion' for 'red onion' is merely wrong)."""
     names = {one.name for one in said.ingredients}
     if not names or not true.ingredients:
         return UNDEFINED

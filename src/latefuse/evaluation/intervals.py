@@ -116,7 +116,7 @@ def _draw(totals: Floats, counts: Floats, how: Bootstrap) -> Floats:
 
 @lru_cache(maxsize=32)
 def _times(n: int, draws: int, seed: int) -> Floats:
-    """(draws, n) how often each of n things is drawn, n times with replacement; the same for all arms: that pairs them."""
+    """(draws, n) how often each of n things is drawn, n times with replacement; one table for all arms pairs them."""
     return np.random.default_rng((seed, n)).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 

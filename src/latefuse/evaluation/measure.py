@@ -153,15 +153,15 @@ def _with_grammar(plan: Plan, found: Measured, dataset: Dataset) -> None:
     """Zero-shot once more where texts are written, held to the word order of the training answers."""
     splicer = Splicer.of(plan.bench.backbone)
     for task, rows in plan.rows.items():
-        answers = answer_alone_by_kind(plan, dataset, task, rows, splicer)
+        answers = _held_to_grammar(plan, dataset, task, rows, splicer)
         if answers:
             found.record(arms.GRAMMAR, NO_SEED, "full", task, *answers)
 
 
-def answer_alone_by_kind(
+def _held_to_grammar(
     plan: Plan, dataset: Dataset, task: str, rows: Sequence[Example], splicer: Splicer
 ) -> tuple[list[Example], list[Answer]] | None:
-    """Rows of a task that are written, with the bare backbone's answers under the grammar of its topic; None without."""
+    """The rows of a task that are written, and the bare backbone's answers under their topic's grammar; or None."""
     written = [row for row in rows if kind_of(row.truth) != "name"]
     backbone = plan.bench.backbone
     kept: list[Example] = []

@@ -1,8 +1,8 @@
 """Recipes out of free text: amounts, units, ingredients and ordered steps.
 
-Reads the one-line form that the demo is trained on (`ingredients : 2 cups rice ; 1 tbsp butter steps : add rice ; bake`)
-and ordinary recipes of several lines with bullets and numbers. Nothing here raises on odd text: what can't be read is
-kept as a name without an amount, so that a model's worst answer still gets its score.
+Reads the one-line form that the demo is trained on (`ingredients : 2 cups rice ; 1 tbsp butter steps : add rice`) and
+ordinary recipes of several lines with bullets and numbers. Nothing here raises on odd text: what can't be read is kept
+as a name without an amount, so that a model's worst answer still gets its score.
 """
 
 from __future__ import annotations

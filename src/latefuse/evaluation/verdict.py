@@ -1,4 +1,4 @@
-"""Plain sentences out of the numbers. Findings, not advertisement: each may come out for or against separate training."""
+"""Plain sentences out of the numbers: findings, each of which may come out for or against separate training."""
 
 from __future__ import annotations
 
