@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from tqdm import tqdm
 
 PARTIAL = ".partial-"
@@ -112,7 +113,7 @@ class FeatureCache:
 
     def _write_partial(self, path: Path, array: np.ndarray[Any, Any]) -> Path:
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.stem}")
+        partial = path.with_name(f"{PARTIAL}{socket.gethostname()}~{os.getpid()}~{path.stem}")
         with partial.open("wb") as file:
             np.save(file, np.ascontiguousarray(array), allow_pickle=False)
         return partial
@@ -160,9 +161,10 @@ class FeatureCache:
 
 
 def _abandoned(partial: Path) -> bool:
-    host, _, rest = partial.name.removeprefix(PARTIAL).rpartition("-")[0].rpartition("-")
-    if host == socket.gethostname() and rest.isdigit():
-        return not Path(f"/proc/{rest}").exists() if Path("/proc").is_dir() else True
+    host, _, rest = partial.name.removeprefix(PARTIAL).partition("~")
+    process = rest.partition("~")[0]
+    if host == socket.gethostname() and process.isdigit():
+        return not psutil.pid_exists(int(process))
     return time.time() - partial.stat().st_mtime > STALE_SECONDS
 
 
