@@ -40,7 +40,7 @@ class TinyOptions(Section):
 
     steps: int = 1_100
     seed: int = 0
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     tower_steps: int = 320
     tower_lr: float = 2e-3
     looks: int = 96
@@ -52,7 +52,7 @@ class TinyOptions(Section):
     threads: int | None = None
 
 
-MIX: Mapping[str, float] = {"picture": 0.14, "frame": 0.10, "drops": 0.52, "frames": 0.18, "words": 0.06}
+MIX: Mapping[str, float] = {"picture": 0.16, "frame": 0.12, "drops": 0.42, "frames": 0.24, "words": 0.06}
 
 
 def build(options: Mapping[str, Any], out: Path, on_log: Callable[[dict[str, float], int], None] | None = None) -> None:

@@ -237,7 +237,7 @@ def training_arguments(job: Job, todo: Schedule, world: World, folder: Path) -> 
         weight_decay=one.weight_decay,
         max_grad_norm=one.max_grad_norm,
         optim="adamw_torch",
-        logging_steps=one.log_every,
+        logging_steps=min(one.log_every, one.max_steps),
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=one.save_every,

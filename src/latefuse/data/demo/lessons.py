@@ -104,7 +104,7 @@ class Lessons:
         caption, pixels = self._step(1, level)[0]
         if caption in self.endings:
             return {"shown": caption, "level": str(level)}, pixels
-        colour, shape, times = caption.split()
+        times, colour, shape = caption.split()
         return {"times": times, "colour": colour, "shape": shape, "level": str(level)}, pixels
 
     def picture(self) -> Lesson:
@@ -166,7 +166,7 @@ class Lessons:
         else:
             colour, shape = self.rng.choice(self.looks)
             times = self.rng.randint(1, world.MAX_TIMES)
-            caption, drawn = f"{colour} {shape} {times}", self.drops[colour, shape, times]
+            caption, drawn = f"{times} {colour} {shape}", self.drops[colour, shape, times]
         pot = self.pots[level]
         return [(caption, np.concatenate([self.rng.choice(drawn)[:POT], pot])) for _ in range(length)]
 

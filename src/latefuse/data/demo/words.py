@@ -49,9 +49,9 @@ def amount_text(quantity: Fraction, unit: str) -> str:
 
 
 def addition_text(name: str, times: int) -> str:
-    """One ingredient line: `lentil 1 1/2 cups`."""
+    """One ingredient line: `1 1/2 cups lentil`."""
     look = INGREDIENTS[name]
-    return f"{name} {amount_text(look.amount(times), look.unit)}"
+    return f"{amount_text(look.amount(times), look.unit)} {name}"
 
 
 def recipe_text(additions: Sequence[tuple[str, int]], technique: str) -> str:
