@@ -98,8 +98,8 @@ def test_features_of_a_tower_that_was_changed_are_not_taken_from_the_store(scene
     rows = instruct.examples(data, Task(modality="image", where={"topic": "dish"}), "valid", backbone)
     probe = [Probe(backbone, [rows[2:4]], features) for features in (features, Features(backbone, data.media))]
     torch.testing.assert_close(probe[0].logits(), probe[1].logits(), atol=1e-5, rtol=1e-5)
-    name = next(name for name in base if "image_tower" in name and name.endswith("q_proj.weight"))
-    change = Change("tower", dense={name: torch.full_like(base[name].data, 0.5)})
+    name = next(name for name in base if "image_tower" in name and name.endswith("v_proj.weight"))
+    change = Change("tower", dense={name: torch.randn(base[name].shape, generator=torch.Generator().manual_seed(0))})
     with added(backbone.model, change):
         stored, fresh = (
             Probe(backbone, [rows[2:4]], features) for features in (features, Features(backbone, data.media))
