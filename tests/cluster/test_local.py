@@ -1,0 +1,144 @@
+"""The runner on this machine, with the real `kfp.local` and steps of a few milliseconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from loopback_mlflow import Server
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+CANARY = "canary-7f3e9b2c"
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path / "artifacts").start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def environment(tmp_path, server):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LATEFUSE_", "MLFLOW_"))}
+    return {
+        **kept,
+        "PYTHONPATH": str(HELPERS),
+        "LATEFUSE_HOME": str(tmp_path / "home"),
+        "HOME": str(tmp_path / f"user-{CANARY}"),
+        "HF_TOKEN": CANARY,
+        "MLFLOW_TRACKING_URI": server.uri,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "SMALL_STEPS_PIDS": str(tmp_path),
+    }
+
+
+def start(environment, changes=None, **more):
+    command = [sys.executable, str(HELPERS / "run_small.py"), json.dumps(changes or {})]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more
+    )
+
+
+def run(environment, changes=None):
+    process = start(environment, changes)
+    out, _ = process.communicate(timeout=240)
+    return process.returncode, out
+
+
+def waiting(tmp_path, node):
+    """The process of a node, once it waits in the middle of its work."""
+    for _ in range(600):
+        if (tmp_path / f"{node}.pid").exists() and (text := (tmp_path / f"{node}.pid").read_text()):
+            return psutil.Process(int(text))
+        time.sleep(0.2)
+    raise AssertionError(f"{node} has not started")
+
+
+def test_runs_then_takes_everything_from_the_cache_then_only_what_is_unchanged(tmp_path, environment, server):
+    status, out = run(environment)
+    assert status == 0, out
+    assert out.count("> finetune-image") == 1
+    assert "arm metric" in out
+    assert "100%|" in out
+    assert "executor_input" not in out
+    assert "INFO" not in out
+    first = server.named("finetune-image")[0]["id"]
+
+    status, again = run(environment)
+    assert status == 0, again
+    assert "3 steps, 3 of them from the cache" in again
+    assert f"finetune-image: wrote image  [made by run {server.uri}/#/runs/{first}]" in again
+    assert len(server.named("finetune-image")) == 1
+    assert len(server.named("golden")) == 2
+
+    status, changed = run(environment, {"video": {"text": "another"}})
+    assert status == 0, changed
+    assert "= finetune-image" in changed
+    assert "> finetune-video" in changed
+    assert "> evaluate" in changed
+
+    everything = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in everything if CANARY.encode() in path.read_bytes()]
+    assert CANARY not in json.dumps(server.runs) + out + again + changed
+
+
+def test_a_failing_step_fails_the_run_and_is_not_cached(tmp_path, environment, server):
+    status, out = run(environment, {"video": {"fail": True}})
+    assert status == 1
+    assert "finetune-video was told to fail" in out
+    assert "FAILED" in out
+    assert {run["name"]: run["status"] for run in server.runs.values()} == {
+        "golden": "FAILED", "finetune-image": "FINISHED", "finetune-video": "FAILED",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_process_and_closes_the_runs_as_killed(tmp_path, environment, server, number):
+    process = start(environment, {"image": {"wait_s": 120}})
+    step = waiting(tmp_path, "finetune-image")
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert not step.is_running() or step.status() == psutil.STATUS_ZOMBIE
+    assert {run["name"]: run["status"] for run in server.runs.values()} == {
+        "golden": "KILLED", "finetune-image": "KILLED",
+    }  # fmt: skip
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_whole_group(tmp_path, environment, server):
+    process = start(environment, {"image": {"wait_s": 120}}, start_new_session=True)
+    step = waiting(tmp_path, "finetune-image")
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert not step.is_running() or step.status() == psutil.STATUS_ZOMBIE
+    assert {run["status"] for run in server.runs.values()} == {"KILLED"}
+
+
+def test_a_step_does_not_outlive_a_runner_that_was_killed(tmp_path, environment, server):
+    process = start(environment, {"image": {"wait_s": 120}})
+    step = waiting(tmp_path, "finetune-image")
+    process.kill()
+    step.wait(timeout=40)
+    assert server.named("finetune-image")[0]["status"] == "KILLED"
+
+
+def test_without_a_server_the_run_goes_on_and_is_told_later(tmp_path, environment, server):
+    server.stop()
+    status, out = run(environment)
+    assert status == 0, out
+    assert "latefuse replay" in out
+    server.start()
+    command = [sys.executable, "-m", "latefuse", "replay", environment["LATEFUSE_HOME"]]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    [parent] = server.named("golden")
+    children = [run for run in server.runs.values() if run["tags"].get("mlflow.parentRunId") == parent["id"]]
+    assert sorted(run["name"] for run in children) == ["evaluate", "finetune-image", "finetune-video"]
+    assert {run["status"] for run in server.runs.values()} == {"FINISHED"}
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert len(server.runs) == 4
