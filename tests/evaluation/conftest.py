@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 import pytest
@@ -84,3 +86,9 @@ def made_up() -> Summary:
     """The summary of the made-up scores."""
     table, known = made_up_scores()
     return summarise(table, known, Bootstrap(draws=500))
+
+
+@pytest.fixture(scope="session")
+def make_scores() -> Callable[..., tuple[ScoreTable, list[Arm]]]:
+    """`made_up_scores`, for tests that want other effects."""
+    return made_up_scores

@@ -24,6 +24,7 @@ TASKS = {
 FUSION = Fusion(
     methods=("concat", "ties"), grid=(0.5, 1.0), search_rows=2, candidates=2, late={"steps": 5, "max_rows": 4}
 )
+pytestmark = pytest.mark.timeout(1_200)  # one set-up for the whole file
 EVALUATION = Evaluation(
     max_new_tokens=6,
     bootstrap=50,

@@ -1,0 +1,228 @@
+"""The page over made-up results: complete, self-contained, safe against what models and data say."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from latefuse.evaluation.cost import costs
+from latefuse.evaluation.intervals import Estimate
+from latefuse.evaluation.report import Report, build, charts, gallery, pictures
+from latefuse.evaluation.summary import Summary
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=y>'
+RECIPE = {
+    "ingredients": [{"amount": 2, "unit": "cups", "name": "rice"}, {"amount": 1, "unit": "tbsp", "name": "oil"}],
+    "steps": ["add rice", "bake"],
+}
+VOID = {"meta", "link", "img", "br", "hr", "input", "line", "rect", "circle"}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is closed without being open, and remembers every attribute that loads something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "data", "action", "srcset")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def _line(arm: str, task: str, answer: str, rank: int | None, row: str) -> dict[str, object]:
+    return {
+        "arm": arm, "seed": 0, "condition": "full", "task": task, "topic": task, "row": row, "item": row,
+        "modality": "image", "answer": answer, "reference": "ref", "rank": rank, "top": [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def cards(made_up: Summary) -> list[gallery.Card]:
+    """One card of each kind, with what no page may take at its word."""
+    said = [
+        _line("zero-shot", "dish", HOSTILE, 7, "d"),
+        _line("only-dish", "dish", "mint rice", 0, "d"),
+        _line("zero-shot", "recipe", HOSTILE, None, "r"),
+        _line("only-recipe", "recipe", "ingredients : 2 cups rice ; 3 tbsp oil ; 1 g gold steps : bake", None, "r"),
+        _line("mixed", "recipe", "ingredients : 2 cups rice steps : bake", None, "r"),
+        _line("only-answers", "answers", "milk", None, "a"),
+        _line("mixed", "answers", "", None, "a"),
+    ]
+    rows = {
+        "d": {"question": "name?", "media": [("image", "p"), ("video", "")], "truth": {"name": "mint rice"}},
+        "r": {"question": HOSTILE, "media": [], "truth": {"recipe": RECIPE}},
+        "a": {"question": "which?", "media": [], "truth": {"answer": "Milk."}},
+    }
+    show = {"p": "data:image/jpeg;base64,AAAA"}.get
+    return gallery.cards(pl.DataFrame(said), made_up.arms, rows, 12, lambda modality, path: show(path))
+
+
+def _page(made_up: Summary, cards: list[gallery.Card]) -> str:
+    result = {
+        "name": "mixed",
+        "seed": 0,
+        "wall_s": 61.0,
+        "trainable": 123_456,
+        "trainable_share": 0.08,
+        "peak_rss_gib": 1.25,
+    }
+    merges = {
+        "svd": {
+            "weights": {"dish": 0.6},
+            "worst_error": 3e-7,
+            "retained_energy": 0.931,
+            "chosen_by": "NLL",
+            "dense": True,
+        }
+    }
+    late = {"fused": {"weights": {"image": 1.0, "text": 0.5}, "nll_before": 2.0, "nll_after": 1.0, "rows": 9}}
+    manifest = {
+        "source": HOSTILE, "fingerprint": "f" * 64, "rows": {"items": 640}, "quarantine": {"truncated": 3},
+        "leaks": {"media": 0}, "splits": {"conversations": {"item": {"train": 5, "test": 2}}},
+    }  # fmt: skip
+    return build(
+        Report(
+            title="t", summary=made_up, cards=cards, manifest=manifest, costs=costs([result]),
+            fused=[{"seed": 0, "tasks": ["dish"], "merges": merges, "late": late}], repeat={"recipe": HOSTILE},
+        )
+    )  # fmt: skip
+
+
+def test_the_page_is_well_formed_and_asks_for_nothing(made_up: Summary, cards: list[gallery.Card]) -> None:
+    page, parser = _page(made_up, cards), Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert all(link.startswith(("#", "data:")) for link in parser.loads)
+    assert {link[1:] for link in parser.loads if link.startswith("#")} <= set(parser.ids)
+    assert not re.search(r"@import|url\(|https?://", page)
+
+
+def test_what_models_and_data_say_stays_text(made_up: Summary, cards: list[gallery.Card]) -> None:
+    page = _page(made_up, cards)
+    assert "<script" not in page
+    assert "onerror=y>" not in page
+    assert page.count("&lt;script&gt;") >= 4
+
+
+def test_every_part_is_told(made_up: Summary, cards: list[gallery.Card]) -> None:
+    page = _page(made_up, cards)
+    for text in (
+        "What was found",
+        "truncated",
+        "93.1%",
+        "3.0e-07",
+        "123 k",
+        "1.25 GiB",
+        "oracle",
+        "media absent",
+        "Off modality",
+    ):
+        assert text in page
+    cell = made_up.task("recipe").cells["ingredient_f1"]["separate+route"].mean
+    assert f"{100 * cell.value:.1f}%" in page
+    assert f"{100 * cell.low:.1f} – {100 * cell.high:.1f}" in page
+
+
+def test_ingredients_are_told_apart(cards: list[gallery.Card]) -> None:
+    card = next(card for card in cards if card.task == "recipe")
+    by_label = {said.label: said for said in card.answers}
+    assert {c.text: c.state for c in by_label["separate + route"].chips} == {
+        "2 cup rice": "right", "3 tbsp oil": "amount", "1 g gold": "wrong",
+    }  # fmt: skip
+    assert {c.text: c.state for c in by_label["mixed"].chips} == {"2 cup rice": "right", "1 tbsp oil": "missed"}
+    assert by_label["zero-shot"].text.startswith("<script>")
+
+
+def test_right_and_wrong_answers(cards: list[gallery.Card]) -> None:
+    found = {(card.task, said.label): said for card in cards for said in card.answers}
+    assert found["dish", "separate + route"].right is True
+    assert found["dish", "zero-shot"].note == "truth ranked 8"
+    assert found["answers", "separate + route"].right is True
+    assert found["answers", "mixed"].right is False
+
+
+def test_an_empty_result_still_makes_a_page() -> None:
+    assert "nothing to compare" in build(Report(title="empty", summary=Summary([], [])))
+
+
+def test_bars_lie_where_the_numbers_are() -> None:
+    at = charts.Scale(0, 1)
+    bar = charts.bar(Estimate(0.5, 0.4, 0.6, 80), at, "separate", 0.9, "label")
+    assert 'x="1.0%"' in bar
+    assert 'width="49.00%"' in bar
+    assert f'x1="{at(0.4)}%"' in bar
+    assert f'x1="{at(0.9)}%"' in bar
+    assert "whisker" not in charts.bar(Estimate(0.5, float("nan"), float("nan"), 8), at, "separate", None, "label")
+
+
+def test_a_negative_tau_grows_to_the_left() -> None:
+    at = charts.scale([Estimate(-0.5, -0.6, -0.4, 80), Estimate(0.5, 0.4, 0.6, 80)], share=False)
+    left = re.search(
+        r'class="bar merge" x="([\d.]+)%" y="5" width="([\d.]+)%"',
+        charts.bar(Estimate(-0.5, -0.6, -0.4, 80), at, "merge", None, ""),
+    )
+    assert left is not None
+    assert float(left[1]) + float(left[2]) == pytest.approx(at(0), abs=0.02)
+
+
+def test_thumbnails(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    Image.new("RGB", (900, 300), "red").save(path)
+    uri = pictures.image(path)
+    assert uri is not None
+    assert uri.startswith("data:image/jpeg;base64,")
+    assert len(uri) < 8_000
+    sheet = pictures.strip([Image.new("RGB", (200, 100))] * 8)
+    assert sheet.size == (4 * 86 - 2, 2 * 44 - 2)
+
+
+def test_a_broken_picture_is_no_reason_to_fail(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    assert pictures.image(path) is None
+
+
+def test_costs_add_up() -> None:
+    results = [
+        {
+            "name": "a",
+            "seed": s,
+            "wall_s": 10.0 + s,
+            "trainable": 100,
+            "trainable_share": 0.1,
+            "train_tokens": 50,
+            "peak_rss_gib": 1.0,
+            "samples_per_s": 4.0,
+        }
+        for s in (0, 2)
+    ] + [
+        {
+            "name": "b",
+            "seed": 0,
+            "wall_s": 9.0,
+            "trainable": 50,
+            "trainable_share": 0.05,
+            "train_tokens": 10,
+            "peak_rss_gib": 2.0,
+            "samples_per_s": 8.0,
+        }
+    ]
+    found = {cost.name: cost for cost in costs(results)}
+    route = found["separate+route"]
+    assert (route.trainable, route.tokens, route.wall_s, route.peak_gib, route.jobs) == (150, 60, 20.0, 2.0, 2)
+    assert route.samples_per_s == pytest.approx((4 * 11 + 8 * 9) / 20)
+    assert found["a"].wall_s == 11.0
