@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ from latefuse.config import Job
 from latefuse.training.distributed import TrainingError
 
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 10
+GRACE_SECONDS = 30
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def must_launch(job: Job) -> bool:
@@ -39,7 +42,7 @@ def launch(
     threads = str(job.threads or max(1, (os.cpu_count() or 1) // job.processes))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
     child = subprocess.Popen(
-        [*command, "-m", module, str(asked)], env={**os.environ, "OMP_NUM_THREADS": threads}, start_new_session=True
+        [*command, "-m", module, str(asked)], env={**os.environ, "OMP_NUM_THREADS": threads}, preexec_fn=_end_with_parent
     )
     read = 0
     try:
@@ -65,12 +68,18 @@ def _forward(lines: Path, start: int, on_log: Callable[[dict[str, float], int], 
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Nothing stays behind: the whole process group is asked to end, then made to."""
+    """torchrun ends its processes when it is asked to end itself; it is made to when that takes too long."""
     if child.poll() is not None:
         return
-    os.killpg(child.pid, signal.SIGTERM)
+    child.terminate()
     try:
         child.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
+        child.kill()
         child.wait()
+
+
+def _end_with_parent() -> None:
+    """In the child: a parent that is killed without a word takes it along (Linux only)."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
