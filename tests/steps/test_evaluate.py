@@ -109,7 +109,8 @@ def test_everything_is_measured_once_and_told(outcome: tuple[Path, dict[str, Any
     assert set(fused["arm"]) == {"zero-shot", "mixed", "separate+late-fused"}
     assert result["fused_items"] == 6
     assert len(tracker.calls) == 1
-    assert set(tracker.files) == {"report.html", "table.txt", "metrics.json", "scores.parquet", "predictions.parquet"}
+    assert set(tracker.files) == set(evaluate.FILES)
+    assert all((out / name).stat().st_size > 0 for name in evaluate.FILES)
     assert all(re.fullmatch(r"[\w\-. /:]+", name) for name in tracker.calls[0])
 
 

@@ -7,6 +7,7 @@ import platform
 import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
 DESCRIPTION = "Each modality fine-tuned on its own, merged and fused in several ways, beside its controls."
+FILES = ("report.html", "table.txt", "metrics.json", "gallery.json", "scores.parquet", "predictions.parquet")
 LIBRARIES = ("latefuse", "torch", "transformers", "peft")
 
 
@@ -56,8 +58,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure all arms of all seeds; returns the result that also lies in `out/result.json`.
 
-    finetuned, fused: output folders of those steps. Writes scores.parquet, predictions.parquet, metrics.json, table.txt
-    and report.html into `out`. Reads the test split only, and validation for the weights of the controls' mixtures.
+    finetuned, fused: output folders of those steps. Writes FILES into `out`. Reads the test split only, and validation for
+    the weights of the controls' mixtures.
     """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -76,11 +78,13 @@ def run(
     predictions.write_parquet(out / "predictions.parquet")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (out / "table.txt").write_text(table(summary), encoding="utf-8")
+    cards = _cards(plan, data, predictions, arms)
+    (out / "gallery.json").write_text(json.dumps([asdict(card) for card in cards]) + "\n", encoding="utf-8")
     shown = report.Report(
         title=f"Separate or mixed? {data.manifest.get('source', data.path.name)}: {', '.join(tasks)}",
         description=DESCRIPTION,
         summary=summary,
-        cards=_cards(plan, data, predictions, arms),
+        cards=cards,
         manifest=data.manifest,
         costs=costs(trained),
         fused=merged,
@@ -270,7 +274,7 @@ def _finish(
     }
     tracker.dataset(data.path.name, data.fingerprint, str(data.manifest.get("source", "unknown")))
     tracker.metrics({**metrics, **{f"sys/{name}": value for name, value in costs_of_this.items()}})
-    for name in ("report.html", "table.txt", "metrics.json", "scores.parquet", "predictions.parquet"):
+    for name in FILES:
         tracker.artifact(out / name, "evaluation")
     (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     found = headline(summary)
