@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from latefuse.cluster.sources import module_digest
-from latefuse.config import BackboneConfig, Section
+from latefuse.config import BackboneConfig, S, Section
 from latefuse.models import folder as folders
 from latefuse.models.folder import BackboneError
 from latefuse.models.hub import NAME, fetch
@@ -91,7 +93,7 @@ def _build_demo(config: BackboneConfig, target: Path, tracker: Tracker) -> dict[
 
 def _take(config: BackboneConfig, target: Path) -> dict[str, Any]:
     """A local folder or a hub repository, its files linked into `target`."""
-    options = NamedOptions.model_validate(config.options)
+    options = _checked(NamedOptions, config.options)
     commit: str | None = config.revision
     if _is_folder(config.name):
         source = _local(config.name)
@@ -118,6 +120,15 @@ def _take(config: BackboneConfig, target: Path) -> dict[str, Any]:
             "backbone that was pinned"
         )
     return content
+
+
+def _checked(schema: type[S], raw: dict[str, Any]) -> S:
+    """`backbone.options` as `schema`. Raises BackboneError that names each wrong key."""
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        wrong = [f"backbone.options.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise BackboneError(f"{'; '.join(wrong)}; known: {', '.join(sorted(schema.model_fields))}") from None
 
 
 def _local(name: str) -> Path:
