@@ -58,8 +58,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure all arms of all seeds; returns the result that also lies in `out/result.json`.
 
-    finetuned, fused: output folders of those steps. Writes FILES into `out`. Reads the test split only, and validation for
-    the weights of the controls' mixtures.
+    finetuned, fused: output folders of those steps. Writes FILES into `out`. Reads the test split only, and
+    validation for the weights of the controls' mixtures.
     """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
