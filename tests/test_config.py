@@ -50,6 +50,13 @@ def test_who_wins(files):
     assert steps(read(files, profile=profile)) == {"image": 9, "text": 20}
     assert read(files, profile=profile).recipe.seeds == (0, 1)
     assert steps(read(files, "train.max_steps=7", profile=profile)) == {"image": 7, "text": 7}
+    assert steps(read(files, profile="name: p\nrecipe: {train: {max_steps: 30}}\n")) == {"image": 30, "text": 30}
+
+
+def test_a_profile_may_lengthen_every_task(files):
+    assert steps(read(files, profile="name: p\nlengthen: 3\n")) == {"image": 27, "text": 15}
+    assert steps(read(files, profile="name: p\nlengthen: 0.01\n")) == {"image": 1, "text": 1}
+    assert steps(read(files, "train.max_steps=7", profile="name: p\nlengthen: 3\n")) == {"image": 7, "text": 7}
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class MediaLimits(Section):
 class Splits(Section):
     """Which split scheme the tables need and how large the held-out parts are.
 
-    official: whether splits that the source gives are kept; one without a valid part gets it out of its training groups.
+    official: whether splits that the source gives are kept; one without a valid part gets it from its training groups.
     """
 
     scheme: Literal["item", "pair", "time", "loo"] = "item"
@@ -242,7 +242,10 @@ class Resources(Section):
 
 
 class Profile(Section):
-    """One YAML: where and how big a recipe runs. `recipe` overrides keys of any recipe (more steps, more seeds)."""
+    """One YAML: where and how big a recipe runs.
+
+    `recipe` overrides keys of any recipe (more seeds), `lengthen` multiplies the steps of every task.
+    """
 
     name: str
     launcher: Literal["none", "torchrun", "deepspeed"] = "none"
@@ -253,6 +256,7 @@ class Profile(Section):
     default: Resources = Resources()
     steps: dict[str, Resources] = {}
     recipe: dict[str, Any] = {}
+    lengthen: float = Field(1, gt=0)
 
     def resources(self, step: str) -> Resources:
         """What `step` gets: the defaults, and over them what the profile says about that step alone."""
@@ -295,7 +299,9 @@ class Config(Section):
             arms["mixed"] = dict(tasks)
             arms["mixed-wide"] = {name: _widened(task, len(tasks)) for name, task in tasks.items()}
         shared = self.profile.model_dump(include={"launcher", "processes", "threads", "deepspeed", "precision"})
-        return [Job(name=arm, seed=seed, tasks=part, **shared) for seed in self.recipe.seeds for arm, part in arms.items()]
+        return [
+            Job(name=arm, seed=seed, tasks=part, **shared) for seed in self.recipe.seeds for arm, part in arms.items()
+        ]
 
 
 MIXED = ("mixed", "mixed-wide")
@@ -315,13 +321,26 @@ def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] 
     """
     profile_path = _profile_path(profile)
     checked_profile = checked(Profile, _read(profile_path), profile_path)
-    raw = _deep_merge(_read(Path(recipe)), checked_profile.recipe)
+    raw = _resized(_read(Path(recipe)), checked_profile, Path(recipe))
     for item in sets:
         key, sep, value = item.partition("=")
         if not sep or not key:
             raise ConfigError(f"--set {item!r}: expected key.path=value, for instance train.max_steps=20")
         _assign(raw, key.strip(), value)
     return Config(recipe=checked(Recipe, raw, Path(recipe)), profile=checked_profile)
+
+
+def _resized(raw: dict[str, Any], profile: Profile, path: Path) -> dict[str, Any]:
+    """The recipe under the profile: overrides, of which a bare `train` or `adapter` reaches every task, and length."""
+    every = {part: profile.recipe[part] for part in ("train", "adapter") if part in profile.recipe}
+    tasks = raw.get("tasks") if isinstance(raw.get("tasks"), Mapping) else {}
+    if every:
+        raw = _deep_merge(raw, {"tasks": dict.fromkeys(tasks or {}, every)})
+    raw = _deep_merge(raw, profile.recipe)
+    if profile.lengthen != 1:
+        for name, task in checked(Recipe, raw, path).tasks.items():
+            _put(raw, ["tasks", name, "train", "max_steps"], max(1, round(task.train.max_steps * profile.lengthen)))
+    return raw
 
 
 def _profile_path(profile: str | Path) -> Path:
@@ -331,7 +350,9 @@ def _profile_path(profile: str | Path) -> Path:
     folder = Path("configs/profiles")
     path = folder / f"{profile}.yaml"
     if not path.exists():
-        raise ConfigError(f"profile {str(profile)!r}: no {path}{nearest(str(profile), [p.stem for p in folder.glob('*.yaml')])}")
+        raise ConfigError(
+            f"profile {str(profile)!r}: no {path}{nearest(str(profile), [p.stem for p in folder.glob('*.yaml')])}"
+        )
     return path
 
 
@@ -349,7 +370,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` wins; `train` and `adapter` at the top also win over what single tasks say."""
+    """Both together; `over` wins."""
     merged = dict(base)
     for key, value in over.items():
         known = merged.get(key)
