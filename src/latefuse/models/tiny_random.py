@@ -26,6 +26,9 @@ SPECIAL = (
     "<|vision_end|>",
     "<fake_token_around_image>",
     "<global-img>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<end_of_utterance>",
 )
 IDS = {token: index for index, token in enumerate(SPECIAL)}
 ENDS = {"pad_token_id": IDS["<pad>"], "bos_token_id": IDS["<s>"], "eos_token_id": IDS["</s>"]}

@@ -42,7 +42,9 @@ def launch(
     threads = str(job.threads or max(1, (os.cpu_count() or 1) // job.processes))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
     child = subprocess.Popen(
-        [*command, "-m", module, str(asked)], env={**os.environ, "OMP_NUM_THREADS": threads}, preexec_fn=_end_with_parent
+        [*command, "-m", module, str(asked)],
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+        preexec_fn=_end_with_parent,
     )
     read = 0
     try:
