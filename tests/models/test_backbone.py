@@ -318,7 +318,8 @@ def edit_seal(folder: Path) -> None:
     ("harm", "message"),
     [
         (one_bit, "files that have changed: model.safetensors"),
-        (lambda f: (f / "tokenizer.json").unlink(), "sealed files that are gone: tokenizer.json"),
+        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer; save it there"),
+        (lambda f: (f / "generation_config.json").unlink(), "sealed files that are gone: generation_config.json"),
         (lambda f: (f / "vocab.txt").write_text("x"), "files that were not sealed: vocab.txt"),
         (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), "no place in a backbone: pytorch_model.bin"),
         (lambda f: (f / "modeling_evil.py").write_text("x"), "no place in a backbone: modeling_evil.py"),

@@ -15,7 +15,7 @@ from latefuse.models import backbone as backbones
 from latefuse.models.folder import SEAL, BackboneError, seal
 from latefuse.steps import backbone
 
-SHORT = {"steps": 2, "tower_steps": 2}
+SHORT = {"steps": 1, "tower_steps": 1, "looks": 4, "pictures": 2, "clips": 1, "hidden": 32, "layers": 1}
 
 
 class Notes(tracking.Null):

@@ -55,7 +55,7 @@ def _combined(files: dict[str, str]) -> str:
 
 
 def check(folder: Path) -> None:
-    """Raise BackboneError unless the folder is safe to load: safetensors, a known shape, no code of its own."""
+    """Raise BackboneError unless the folder has configuration, safetensors and tokenizer, and no code of its own."""
     if not (folder / "config.json").is_file():
         raise BackboneError(f"{folder}: no config.json; a backbone is a Hugging Face model folder")
     if not list(folder.glob("*.safetensors")):
@@ -64,6 +64,8 @@ def check(folder: Path) -> None:
         raise BackboneError(
             f"{folder}: no *.safetensors{why}; load it where you trust it and save it again with model.save_pretrained"
         )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise BackboneError(f"{folder}: no tokenizer; save it there with tokenizer.save_pretrained")
     for file in sorted(folder.glob("*.json")):
         no_remote_code(file)
 
