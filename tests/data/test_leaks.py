@@ -13,9 +13,8 @@ CODES = np.array([TRAIN, TEST, VALID, TRAIN], np.int8)
 
 
 def shared(content: list[int], unit: list[int]) -> leaks.Finding:
-    return leaks.shared(
-        np.array(content), np.array(unit), CODES, lambda c: f"medium {c}", lambda u: f"item {u}", "media"
-    )
+    uses = np.array(content, np.int32), np.array(unit, np.int32)
+    return leaks.shared(*uses, CODES, lambda c: f"medium {c}", lambda u: f"item {u}", "media")
 
 
 def test_a_medium_in_train_and_test_is_named() -> None:

@@ -126,7 +126,8 @@ class Texts:
         """Per text the number of its distinct shingles and their sum (a hash of the set); and a count sketch of
         shingles.
         """
-        sketch = np.zeros(SKETCH, np.uint32)
+        words_of_all = sum(int(lengths.sum()) for lengths in self._lengths)
+        sketch = np.zeros(min(SKETCH, 1 << (4 * words_of_all).bit_length()), np.uint32)
         counts, totals = [], []
         with self._shingles.open("wb") as stream:
             for words, lengths, groups in self._batches():
@@ -135,7 +136,7 @@ class Texts:
                 keys = _shingle_keys(words[kept], text[kept], self._shingle)
                 owner, shingles = (keys >> np.uint64(HASH_BITS)).astype(np.int64), keys & _MASK
                 shingles.tofile(stream)
-                np.add.at(sketch, shingles & np.uint64(SKETCH - 1), np.uint32(1))
+                np.add.at(sketch, shingles & np.uint64(len(sketch) - 1), np.uint32(1))
                 counts.append(np.bincount(owner, minlength=len(lengths)))
                 total = np.zeros(len(lengths), np.uint64)
                 np.add.at(total, owner, _scrambled(shingles))
@@ -144,7 +145,7 @@ class Texts:
 
     def _candidates(self, counts: Array, first: Array, sketch: Array, jaccard: float) -> tuple[Array, int]:
         """(m, 2) pairs of first texts that share a shingle of both prefixes and have lengths that fit."""
-        frequent = max(64, 8 * int(counts.sum()) // SKETCH)
+        frequent = max(64, 8 * int(counts.sum()) // len(sketch))
         prefix = np.where(counts > 0, counts - np.ceil(jaccard * counts - 1e-9).astype(np.int64) + 1, 0)
         prefix[first != np.arange(len(first))] = 0
         passes = max(1, -(-int(prefix.sum()) // PASS))
@@ -167,7 +168,7 @@ class Texts:
                 size = counts[start : start + BATCH]
                 shingles = np.fromfile(stream, np.uint64, int(size.sum()))
                 text = np.repeat(np.arange(len(size)), size)
-                common = sketch[shingles & np.uint64(SKETCH - 1)] > frequent
+                common = sketch[shingles & np.uint64(len(sketch) - 1)] > frequent
                 begin = np.cumsum(size) - size
                 rare_before = np.cumsum(~common) - ~common
                 rare_of_text = np.bincount(text[~common], minlength=len(size))
