@@ -130,3 +130,14 @@ def test_labels_that_read_alike(tmp_path: Path, collect: Callable[..., Any]) -> 
     (tmp_path / "images.csv").write_text("file,split,label\na.jpg,train,apple_pie\nb.jpg,train,apple-pie\n")
     with pytest.raises(DataError, match="read alike"):
         collect("labelled_images")
+
+
+def test_lists_that_are_torn_name_their_line(tmp_path: Path, collect: Callable[..., Any]) -> None:
+    for split in ("train", "val"):
+        (tmp_path / f"{split}_labels.csv").write_text("img_name,label\na.jpg,0\n")
+    (tmp_path / "class_list.txt").write_text("0 macaron\n1\n")
+    with pytest.raises(DataError, match=r"class_list\.txt:2: '1'; expected"):
+        collect("labelled_images", layout="foodx251")
+    (tmp_path / "class_list.txt").write_bytes(b"0 macaron\n1 cr\xe8me\n")
+    with pytest.raises(DataError, match=r"class_list\.txt:2: not UTF-8"):
+        collect("labelled_images", layout="foodx251")

@@ -93,8 +93,8 @@ class Captions:
             if hash(key) in seen:
                 raise DataError(f"{line}: {key!r} has captions further up too; sort {path.name} by {columns.image!r}")
             seen.add(hash(key))
-            captions = [" ".join(row[columns.caption].split()) for row in rows]
-            word = rows[0][columns.split] if columns.split else ""
+            captions = [" ".join(str(row.get(columns.caption) or "").split()) for row in rows]
+            word = str(rows[0].get(columns.split) or "") if columns.split else ""
             split = split_name(word, self.options.splits) if columns.split else None
             if columns.split and split is None:
                 yield broken(line, "unknown-split", f"{word!r}; name it in data.options.splits")

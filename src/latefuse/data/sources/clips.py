@@ -16,7 +16,7 @@ from typing import Any, Literal
 from latefuse.config import Section
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
-from latefuse.data.sources.files import Row, below, folder, limited, read, require
+from latefuse.data.sources.files import Row, below, folder, limited, lines, read, require
 from latefuse.data.sources.rows import broken, check_splits, item, question, recipe_answer, split_name, words
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
@@ -160,10 +160,13 @@ class Clips:
         if not self.options.names:
             return {}
         path = below(self.root, self.options.names)
-        pairs = [line.split(",", 1) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if any(len(pair) != 2 for pair in pairs):
-            raise DataError(f"{path}: expected lines such as '101,pizza'")
-        return {number.strip(): name.strip() for number, name in pairs}
+        names = {}
+        for where, line in lines(path):
+            number, comma, name = line.partition(",")
+            if not comma:
+                raise DataError(f"{where}: {line!r}; expected lines such as '101,pizza'")
+            names[number.strip()] = name.strip()
+        return names
 
     def _path(self, **parts: str) -> str:
         """The path of a clip; without an ending the file that is there, else .mp4, which is reported missing."""

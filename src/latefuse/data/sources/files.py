@@ -63,6 +63,18 @@ def read(path: Path, columns: Collection[str] | None = None, delimiter: str | No
     raise DataError(f"{path}: can't tell the format from {kind!r}; use .csv, .tsv, .jsonl, .json or .parquet")
 
 
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """("file.txt:3", text) of every line of a list that is not blank. Raises DataError where one is not UTF-8."""
+    with path.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                text = line.decode("utf-8-sig").strip()
+            except UnicodeDecodeError:
+                raise DataError(f"{path}:{number}: not UTF-8 text; save the file as UTF-8") from None
+            if text:
+                yield f"{path.name}:{number}", text
+
+
 def header(path: Path, delimiter: str | None = None, look: int = 100) -> list[str]:
     """The column names of a file; of JSON files the keys of the first `look` rows. An empty file raises DataError."""
     if path.suffix.lower() == ".parquet":

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from latefuse.config import Section, nearest
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
-from latefuse.data.sources.files import Row, below, folder, read, require, sample
+from latefuse.data.sources.files import Row, below, folder, lines, read, require, sample
 from latefuse.data.sources.rows import check_splits, item, question, split_name
 
 
@@ -133,17 +133,18 @@ class LabelledImages:
             if "_error" in row:
                 yield Picture("", "", None, line, row["_error"])
                 continue
-            split, label = None, row[columns.label].strip()
+            split, label = None, str(row.get(columns.label) or "").strip()
             if columns.split:
-                split = split_name(row[columns.split], self.options.splits)
+                word = str(row.get(columns.split) or "")
+                split = split_name(word, self.options.splits)
                 if split is None:
-                    reason = f"unknown-split: {row[columns.split]!r}; name it in data.options.splits"
+                    reason = f"unknown-split: {word!r}; name it in data.options.splits"
                     yield Picture("", "", None, line, reason)
                     continue
             if not label:
                 yield Picture("", "", None, line, f"no-label: column {columns.label!r} is empty")
                 continue
-            yield Picture(row[columns.image], label, split, line)
+            yield Picture(str(row.get(columns.image) or ""), label, split, line)
 
     def _from_folders(self) -> Iterator[Picture]:
         tops = _folders(self.root)
@@ -158,25 +159,24 @@ class LabelledImages:
     def _from_food101(self) -> Iterator[Picture]:
         for word in ("train", "test"):
             path, split = below(self.root, f"meta/{word}.txt"), split_name(word, self.options.splits)
-            with path.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
-                    key = line.strip()
-                    where = f"{path.name}:{number}"
-                    if key.count("/") == 1:
-                        yield Picture(f"images/{key}.jpg", key.split("/")[0], split, where)
-                    elif key:
-                        yield Picture("", "", None, where, f"torn-row: {key!r}; expected <class>/<id>")
+            for where, key in lines(path):
+                if key.count("/") == 1:
+                    yield Picture(f"images/{key}.jpg", key.split("/")[0], split, where)
+                else:
+                    yield Picture("", "", None, where, f"torn-row: {key!r}; expected <class>/<id>")
 
     def _foodx_names(self) -> dict[str, str]:
         """Class number -> name, from lines such as '0 macaron'."""
         path = below(self.root, "class_list.txt")
-        pairs = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        torn = next((number for number, pair in enumerate(pairs, start=1) if len(pair) != 2), None)
-        if torn is not None:
-            raise DataError(f"{path}:{torn}: expected '<number> <class name>'")
+        names = {}
+        for where, line in lines(path):
+            number, _, name = line.partition(" ")
+            if not name.strip():
+                raise DataError(f"{where}: {line!r}; expected '<number> <class name>'")
+            names[number] = name.strip()
         for split in ("train", "val"):
             require(below(self.root, f"{split}_labels.csv"), ("img_name", "label"))
-        return {number: name.strip() for number, name in pairs}
+        return names
 
     def _from_foodx251(self) -> Iterator[Picture]:
         names = self._foodx_names()
