@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from latefuse.config import Config, ConfigError, Job, load
+from latefuse.data.errors import DataError
 
 
 class UsageError(ValueError):
@@ -28,7 +29,7 @@ def call(options: argparse.Namespace) -> int:
     }
     try:
         return commands[options.command](options)
-    except (ConfigError, UsageError) as error:
+    except (ConfigError, DataError, UsageError) as error:
         print(f"latefuse: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as signal:
