@@ -229,7 +229,7 @@ def _entries(body: str) -> list[str]:
     """The entries of one part: split at ';' and line ends, and a lone paragraph of steps at its numbers."""
     pieces = [piece for line in body.splitlines() for piece in line.split(";")]
     if len([p for p in pieces if p.strip()]) == 1:
-        pieces = re.split(r"\s+(?=\d{1,2}[.)]\s+[A-Za-z])", pieces[0] if pieces[0].strip() else body.strip())
+        pieces = re.split(r"\s+(?=\d{1,2}[.)]\s+\w)", pieces[0] if pieces[0].strip() else body.strip())
     cleaned = (_BULLET.sub("", piece).strip(" \t*.") for piece in pieces)
     return [piece for piece in cleaned if piece]
 

@@ -38,7 +38,7 @@ PATCH = 16
 class TinyOptions(Section):
     """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base."""
 
-    steps: int = 1_100
+    steps: int = 1_300
     seed: int = 0
     lr: float = 1.5e-3
     tower_steps: int = 320
@@ -52,7 +52,14 @@ class TinyOptions(Section):
     threads: int | None = None
 
 
-MIX: Mapping[str, float] = {"picture": 0.16, "frame": 0.12, "drops": 0.42, "frames": 0.24, "words": 0.06}
+MIX: Mapping[str, float] = {
+    "picture": 0.20,
+    "frame": 0.10,
+    "drops": 0.38,
+    "frames": 0.22,
+    "words": 0.04,
+    "echo": 0.06,
+}
 
 
 def build(options: Mapping[str, Any], out: Path, on_log: Callable[[dict[str, float], int], None] | None = None) -> None:
@@ -173,7 +180,7 @@ def _descend(
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
         if step % 50 == 0:
-            on_log({f"{name} loss": loss.item(), f"{name} lr": schedule.get_last_lr()[0]}, step)
+            on_log({f"{name} loss": loss.item(), f"{name} lr": float(schedule.get_last_lr()[0])}, step)
             bar.set_postfix(loss=f"{loss.item():.3f}")
 
 

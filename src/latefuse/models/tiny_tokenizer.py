@@ -14,14 +14,7 @@ SPACE = "Ġ"  # how byte-level text writes a leading space
 
 def vocabulary() -> list[str]:
     """Every word that the demo writes, sorted, without duplicates."""
-    texts = [*words.QUESTIONS.values(), *words.COOKS, *words.CLAIMS.values()]
-    texts += [
-        lessons.FRAME_QUESTION,
-        lessons.PICTURE_QUESTION,
-        lessons.DROPS_QUESTION,
-        lessons.FRAMES_QUESTION,
-        lessons.WORDS_QUESTION,
-    ]
+    texts = [*words.QUESTIONS.values(), *words.COOKS, *words.CLAIMS.values(), *lessons.QUESTIONS]
     texts += [value for values in world.ATTRIBUTES.values() for value in values]
     texts += [
         word for table in (world.ALLERGENS, world.ORIGINS) for key, values in table.items() for word in (key, *values)

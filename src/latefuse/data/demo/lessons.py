@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -25,6 +26,8 @@ PICTURE_QUESTION = "describe this picture ."
 DROPS_QUESTION = "list the drops of this clip ."
 FRAMES_QUESTION = "what is in each frame of this clip ?"
 WORDS_QUESTION = "write a list ."
+ECHO_QUESTION = ", say it again ."
+QUESTIONS = (FRAME_QUESTION, PICTURE_QUESTION, DROPS_QUESTION, FRAMES_QUESTION, WORDS_QUESTION, ECHO_QUESTION)
 LOOKS = {
     "colour": tuple(pictures.RGB),
     "shape": world.SHAPES,
@@ -73,16 +76,19 @@ class Lessons:
             pictures.addition_frame("red", "disc", (), 0.0, level, self.rng) for level in range(pictures.LEVELS + 1)
         ]
         self.pots = [shrink(image)[POT:] for image in empty]
+        self.pool = [value for values in world.ATTRIBUTES.values() for value in values]
+        self.pool += [word for table in (world.ALLERGENS, world.ORIGINS) for word in (*table, *chain(*table.values()))]
         self.scenes = [self._scene() for _ in range(pictures_drawn)]
 
     def batch(self, kind: str, size: int) -> list[Lesson]:
-        """`size` lessons of one kind: picture, frame, drops, frames or words."""
+        """`size` lessons of one kind: picture, frame, drops, frames, words or echo."""
         makers = {
             "picture": self.picture,
             "frame": self.frame,
             "drops": self.drop_list,
             "frames": self.frame_list,
             "words": self.word_list,
+            "echo": self.echo,
         }
         return [makers[kind]() for _ in range(size)]
 
@@ -135,6 +141,11 @@ class Lessons:
         """Words of the kitchen in no dish's order: the frozen head must have met them."""
         return Lesson("text", WORDS_QUESTION, (self.rng.choice((self._shopping, self._names, self._spelling))(),), None)
 
+    def echo(self) -> Lesson:
+        """Words to be said again: an answer may have to be looked up in the question."""
+        said = " ".join(self.rng.choices(self.pool, k=self.rng.randint(3, 8)))
+        return Lesson("text", f"{said} {ECHO_QUESTION}", (said,), None)
+
     def _shopping(self) -> str:
         bought = [
             words.addition_text(self.rng.choice(tuple(world.INGREDIENTS)), self.rng.randint(1, world.MAX_TIMES))
@@ -144,10 +155,7 @@ class Lessons:
         return f"ingredients : {' ; '.join(bought)} steps : {steps}"
 
     def _names(self) -> str:
-        pool = [value for values in world.ATTRIBUTES.values() for value in values]
-        pool += [*world.ALLERGENS, "none", "and", *(trace for traces in world.ALLERGENS.values() for trace in traces)]
-        pool += [town for towns in world.ORIGINS.values() for town in towns]
-        return " ".join(self.rng.choices(pool, k=8))
+        return " ".join(self.rng.choices(self.pool, k=8))
 
     def _spelling(self) -> str:
         return " ".join(

@@ -1,0 +1,87 @@
+"""The demo base: a real VideoLlava in the Hugging Face layout, deterministic, learning from captions only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
+
+from latefuse.data.demo.lessons import PIXELS, Lessons
+from latefuse.models import folder, tiny
+from latefuse.models.backbone import load
+from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
+
+QUICK = {"steps": 3, "tower_steps": 2, "pictures": 4, "clips": 2, "looks": 8}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("base")
+    tiny.build(QUICK, out)
+    return out
+
+
+def test_it_is_the_real_class_in_safetensors(base: Path) -> None:
+    model = VideoLlavaForConditionalGeneration.from_pretrained(base)
+    assert sum(p.numel() for p in model.parameters()) < 2_500_000
+    assert not list(base.glob("*.bin"))
+    image, video = model.model.image_tower.state_dict(), model.model.video_tower.state_dict()
+    assert all(torch.equal(image[key], video[key]) for key in image)
+    assert model.model.image_tower is not model.model.video_tower
+
+
+def test_same_options_same_bytes(base: Path, tmp_path: Path) -> None:
+    tiny.build(QUICK, tmp_path)
+    assert folder.digest(tmp_path) == folder.digest(base)
+
+
+def test_any_text_survives_the_tokenizer(base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for text in ("which dish is in this picture ?", "Crème brûlée 50% ## x\n\nзавтрак 🍜", "1 1/2 cups lentil"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids).strip() == text
+    assert len(tokenizer("1 1/2 cups lentil", add_special_tokens=False)["input_ids"]) == 4
+
+
+def test_lessons_are_encoded_as_the_tasks_encode(base: Path, tmp_path: Path) -> None:
+    lessons = Lessons(seed=0, frames=8, pictures_drawn=4)
+    encoder = tiny.Encoder(kitchen_tokenizer(), 8)
+    batch = encoder(lessons.batch("drops", 2))
+    folder.seal(base, name="demo", frames=8, frame_marks=list(FRAME_TOKENS[:8]))
+    backbone = load(base, frames=8)
+    row = batch["input_ids"][0].tolist()
+    expansion = backbone.placeholder_ids("video")
+    starts = [k for k in range(len(row)) if row[k : k + len(expansion)] == expansion]
+    assert len(starts) == 1
+    assert batch["pixel_values_videos"].shape == (2, 8, 3, PIXELS, PIXELS)
+    answered = batch["labels"][0][batch["labels"][0] != -100]
+    assert answered[-1] == backbone.tokenizer.eos_token_id
+    assert backbone.tokenizer.decode(answered, skip_special_tokens=True).strip().startswith("1. ")
+
+
+def test_the_transform_of_the_lessons_is_the_base_s_own(base: Path) -> None:
+    from latefuse.data.demo.lessons import shrink
+    from latefuse.data.demo.pictures import technique_frame
+
+    folder.seal(base, name="demo", frames=8, frame_marks=list(FRAME_TOKENS[:8]))
+    image = technique_frame("oven", 0.0, 2)
+    mine = torch.from_numpy(shrink(image).copy()).permute(2, 0, 1) / 127.5 - 1
+    theirs = load(base, frames=8).pixels([image], "image")[0]
+    torch.testing.assert_close(mine, theirs, atol=2e-3, rtol=0)
+
+
+def test_captions_are_learned() -> None:
+    settings = tiny.TinyOptions(steps=30, tower_steps=30, pictures=8, clips=2, looks=16, seed=1)
+    logged: list[float] = []
+    tokenizer = kitchen_tokenizer()
+    torch.manual_seed(1)
+    model = VideoLlavaForConditionalGeneration(tiny.architecture(tokenizer, settings))
+    lessons, encoder = Lessons(5, 8, pictures_drawn=16), tiny.Encoder(tokenizer, 8)
+    batch = lessons.batch("picture", 8)
+    before = tiny.caption_loss(model, encoder(batch)).item()
+    tiny.pretrain(model, tokenizer, settings, lambda values, step: logged.append(step))
+    after = tiny.caption_loss(model, encoder(batch)).item()
+    assert after < 0.7 * before
