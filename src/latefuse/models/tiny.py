@@ -38,14 +38,14 @@ PATCH = 16
 class TinyOptions(Section):
     """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base."""
 
-    steps: int = 1_300
+    steps: int = 1_150
     seed: int = 0
     lr: float = 1.5e-3
     tower_steps: int = 320
     tower_lr: float = 2e-3
     looks: int = 96
     clips: int = 8
-    pictures: int = 32
+    pictures: int = 24
     frames: int = 8
     hidden: int = 128
     layers: int = 4
@@ -55,10 +55,9 @@ class TinyOptions(Section):
 MIX: Mapping[str, float] = {
     "picture": 0.20,
     "frame": 0.10,
-    "drops": 0.38,
+    "drops": 0.40,
     "frames": 0.22,
-    "words": 0.04,
-    "echo": 0.06,
+    "words": 0.06,
 }
 
 

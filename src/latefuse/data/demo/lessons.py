@@ -26,8 +26,7 @@ PICTURE_QUESTION = "describe this picture ."
 DROPS_QUESTION = "list the drops of this clip ."
 FRAMES_QUESTION = "what is in each frame of this clip ?"
 WORDS_QUESTION = "write a list ."
-ECHO_QUESTION = ", say it again ."
-QUESTIONS = (FRAME_QUESTION, PICTURE_QUESTION, DROPS_QUESTION, FRAMES_QUESTION, WORDS_QUESTION, ECHO_QUESTION)
+QUESTIONS = (FRAME_QUESTION, PICTURE_QUESTION, DROPS_QUESTION, FRAMES_QUESTION, WORDS_QUESTION)
 LOOKS = {
     "colour": tuple(pictures.RGB),
     "shape": world.SHAPES,
@@ -81,14 +80,13 @@ class Lessons:
         self.scenes = [self._scene() for _ in range(pictures_drawn)]
 
     def batch(self, kind: str, size: int) -> list[Lesson]:
-        """`size` lessons of one kind: picture, frame, drops, frames, words or echo."""
+        """`size` lessons of one kind: picture, frame, drops, frames or words."""
         makers = {
             "picture": self.picture,
             "frame": self.frame,
             "drops": self.drop_list,
             "frames": self.frame_list,
             "words": self.word_list,
-            "echo": self.echo,
         }
         return [makers[kind]() for _ in range(size)]
 
@@ -140,11 +138,6 @@ class Lessons:
     def word_list(self) -> Lesson:
         """Words of the kitchen in no dish's order: the frozen head must have met them."""
         return Lesson("text", WORDS_QUESTION, (self.rng.choice((self._shopping, self._names, self._spelling))(),), None)
-
-    def echo(self) -> Lesson:
-        """Words to be said again: an answer may have to be looked up in the question."""
-        said = " ".join(self.rng.choices(self.pool, k=self.rng.randint(3, 8)))
-        return Lesson("text", f"{said} {ECHO_QUESTION}", (said,), None)
 
     def _shopping(self) -> str:
         bought = [
