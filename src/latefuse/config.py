@@ -161,7 +161,7 @@ class LateFusion(Section):
 
 class Fusion(Section):
     """How separate adapters become one model. `grid` holds the candidate weights per adapter, `candidates` bounds the
-    combinations that one method may try."""
+    combinations that the first method may try; the others begin at its choice and may try half as many."""
 
     methods: tuple[MergeMethod, ...] = ("concat", "ties", "dare", "svd")
     grid: tuple[float, ...] = (0.3, 0.6, 1.0)

@@ -73,6 +73,17 @@ def test_what_lora_can_not_hold_is_saved_dense(kind, net, make_adapter, tmp_path
         torch.testing.assert_close(net(x), merged(x), atol=1e-5, rtol=1e-5)
 
 
+def test_nothing_of_an_earlier_merge_is_left(net, make_adapter, tmp_path):
+    base = base_weights(net)
+    lora, dense = read(make_adapter("plain")[0], base), read(make_adapter("dora", **KINDS["dora"])[0], base)
+    for first, second in ((lora, dense), (dense, lora)):
+        save_merged(tmp_path / "out", first, base, {})
+        save_merged(tmp_path / "out", second, base, {})
+        found = delta(tmp_path / "out", base)
+        assert all(torch.equal(found[name], second[name]) for name in second.parameters)
+        assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
+
+
 def test_apply_dense_scales_and_restores_every_bit(net, make_adapter, tmp_path):
     folder, merged = make_adapter("dora", **KINDS["dora"])
     save_merged(tmp_path / "out", read(folder, base_weights(net)), base_weights(net), {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from latefuse.fusion.search import search
+from latefuse.fusion.search import choose, search
 
 GRID = (0.3, 0.6, 1.0)
 
@@ -62,3 +62,18 @@ def test_it_never_tries_to_leave_everything_out():
 def test_a_nan_is_never_chosen():
     best, _ = search(lambda weights: {"a": float("nan") if weights[0] != 0.6 else 2.0}, 1, GRID, 9)
     assert best.weights == (0.6,)
+
+
+def test_later_methods_begin_where_the_first_ended_and_try_half_as_many():
+    best = {"concat": (1.0, 0.6), "svd": (0.6, 0.6)}
+    calls = []
+
+    def evaluate(method, weights):
+        calls.append((method, weights))
+        return {"a": sum((w - b) ** 2 for w, b in zip(weights, best[method], strict=True))}
+
+    found = choose(evaluate, ("concat", "svd"), 2, GRID, 8)
+    assert {method: candidate.weights for method, (candidate, _) in found.items()} == best
+    svd = [weights for method, weights in calls if method == "svd"]
+    assert svd[0] == (1.0, 0.6)
+    assert len(svd) <= 4 < len(calls) - len(svd)

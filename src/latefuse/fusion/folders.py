@@ -101,6 +101,8 @@ def save_merged(folder: str | Path, change: Change, base: Mapping[str, Tensor], 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (PEFT_CONFIG, PEFT_WEIGHTS, DENSE_WEIGHTS):  # of an earlier merge, perhaps of the other format
+        (folder / name).unlink(missing_ok=True)
     as_lora = bool(change.low) and all(inside(parameter, change.whole) for parameter in change.dense)
     if as_lora:
         _save_lora(folder, change, base)

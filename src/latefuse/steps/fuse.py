@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from latefuse.config import Fusion, MergeMethod, Task
@@ -22,18 +22,17 @@ from latefuse.fusion.changes import Change, FusionError, added, base_weights
 from latefuse.fusion.folders import PEFT_CONFIG, read, save_merged
 from latefuse.fusion.probe import Probe, acting, attachable, prove_logits
 from latefuse.fusion.proof import Merge, prove_weights, store
-from latefuse.fusion.search import Candidate, search
+from latefuse.fusion.rows import SPLIT, validation_rows
+from latefuse.fusion.search import Candidate, choose
 from latefuse.fusion.weights import merge
-from latefuse.models.adapters import AdapterCard, active, detach, read_card
+from latefuse.models.adapters import AdapterCard, detach, read_card
 from latefuse.models.adapters import load as load_adapter
 from latefuse.models.backbone import Backbone
 from latefuse.models.backbone import load as load_backbone
-from latefuse.tasks import get as kind_of
 from latefuse.tasks.instruct import Example, answer_tokens, nll
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
-SPLIT = "valid"
 PROBE_ROWS = 2
 
 
@@ -73,10 +72,9 @@ def run(
     data = Dataset(dataset)
     folders, skipped = _chosen(adapters, tasks, seed)
     bench = _bench(fusion, tasks, data, backbone, folders, seed, cache)
-    merges = {}
-    start: tuple[float, ...] | None = None
-    for method in fusion.methods:
-        merges[method], start = _merge(bench, method, start, out / method)
+    chosen = _search(bench)
+    _attach(bench, folders)
+    merges = {method: _merge(bench, method, choice, out / method) for method, choice in chosen.items()}
     fused = _late(bench, tasks, data, out)
     result = {
         "step": "fuse",
@@ -126,15 +124,14 @@ def _bench(
     seed: int,
     cache: Path | None,
 ) -> Bench:
-    """Backbone with its adapters attached and their changes read, validation rows, features."""
+    """The bare backbone, what each adapter changes in it, validation rows, features."""
     backbone = load_backbone(path)
     base = base_weights(backbone.model)
     changes = [read(folder, base, name) for name, folder in folders.items()]
     for name, folder in folders.items():
-        load_adapter(backbone, folder, name)  # also what refuses an adapter of another backbone
-        if not attachable(changes):
-            detach(backbone)
-    rows = {name: _validation_rows(data, task, backbone, fusion.search_rows) for name, task in tasks.items()}
+        load_adapter(backbone, folder, name)  # refuses an adapter of another backbone before anything is spent on it
+        detach(backbone)
+    rows = {name: validation_rows(data, task, backbone, fusion.search_rows) for name, task in tasks.items()}
     features = Features(backbone, data.media, cache / "features" if cache else None)
     features.warm((ref for part in rows.values() for row in part for ref in row.media), progress=False)
     card = {
@@ -149,71 +146,69 @@ def _bench(
     return Bench(fusion, seed, backbone, base, changes, rows, features, card)
 
 
-def _validation_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -> list[Example]:
-    """At most `count` rows spread over the validation split; none where it has none. Never a row of another split."""
-    try:
-        rows: list[Example] = kind_of(task.kind).examples(data, task, SPLIT, backbone)
-    except DataError:
-        return []
-    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-    chosen = [rows[place] for place in places]
-    known = set(data.table(task.table, SPLIT, columns=["id"]).column("id").to_pylist())
-    strangers = [row.row for row in chosen if row.row not in known]
-    if strangers:
-        raise FusionError(f"{data.path}: row {strangers[0]} is not of split {SPLIT!r}; weights are chosen there only")
-    return chosen
+@dataclass(frozen=True)
+class Choice:
+    """The weights of one merge, the candidates tried for it and why these."""
+
+    weights: tuple[float, ...]
+    tried: list[Candidate]
+    reason: str
 
 
-def _merge(
-    bench: Bench, method: MergeMethod, start: tuple[float, ...] | None, folder: Path
-) -> tuple[dict[str, Any], tuple[float, ...]]:
-    """Search the weights, merge, save, prove. Returns what the result says of it, and the weights."""
+def _recipe(bench: Bench, method: MergeMethod, weights: tuple[float, ...]) -> Merge:
+    return Merge(method, weights, bench.fusion.density, bench.fusion.rank, bench.seed)
+
+
+def _search(bench: Bench) -> dict[MergeMethod, Choice]:
+    """The weights of every method."""
+    count, methods = len(bench.changes), bench.fusion.methods
+    if count == 1:
+        return {method: Choice((1.0,), [], "a single adapter is merged as it is") for method in methods}
+    if not any(bench.rows.values()):
+        reason = f"no row in split {SPLIT!r}: equal weights"
+        return {method: Choice((1.0 / count,) * count, [], reason) for method in methods}
+    evaluate = partial(_evaluate, bench)
+    found = choose(evaluate, methods, count, bench.fusion.grid, bench.fusion.candidates)
+    reason = f"mean answer NLL on split {SPLIT!r}"
+    return {method: Choice(best.weights, tried, reason) for method, (best, tried) in found.items()}
+
+
+def _evaluate(bench: Bench, method: MergeMethod, weights: tuple[float, ...]) -> dict[str, float]:
+    """What a candidate costs each task: the merge is put on the weights of the bare backbone and taken off again."""
+    with added(bench.backbone.model, _recipe(bench, method, weights).run(bench.changes)):
+        return {name: _mean_nll(bench, rows) for name, rows in bench.rows.items() if rows}
+
+
+def _attach(bench: Bench, folders: Mapping[str, Path]) -> None:
+    """All adapters under their tasks' names, where PEFT can hold them side by side: what merges are compared with."""
+    if attachable(bench.changes):
+        for name, folder in folders.items():
+            load_adapter(bench.backbone, folder, name)
+
+
+def _merge(bench: Bench, method: MergeMethod, choice: Choice, folder: Path) -> dict[str, Any]:
+    """Merge, save, prove. Returns what the result says of it."""
     fusion, changes = bench.fusion, bench.changes
-
-    def built(weights: Sequence[float]) -> Merge:
-        return Merge(method, tuple(weights), fusion.density, fusion.rank, bench.seed)
-
-    best, tried, reason = _search(bench, built, start)
-    chosen = built(best)
-    change, energy = merge(method, changes, best, fusion.density, fusion.rank, bench.seed)
-    as_lora = save_merged(folder, change, bench.base, _card(bench, method, change, tried, best))
+    chosen = _recipe(bench, method, choice.weights)
+    change, energy = merge(method, changes, choice.weights, fusion.density, fusion.rank, bench.seed)
+    as_lora = save_merged(folder, change, bench.base, _card(bench, method, change, choice))
     checks = prove_weights(folder, chosen, changes, bench.base, fusion.tolerance)
     facts: dict[str, Any] = {"retained_energy": energy.total, "retained_by_module": energy.modules} if energy else {}
     rows = [part[:PROBE_ROWS] for part in bench.rows.values()]
     if any(rows):
-        on_logits, moved = prove_logits(
-            Probe(bench.backbone, rows, bench.features), folder, chosen, changes, fusion.tolerance
-        )
+        probe = Probe(bench.backbone, rows, bench.features)
+        on_logits, moved = prove_logits(probe, folder, chosen, changes, fusion.tolerance)
         checks, facts = checks + on_logits, {**facts, **moved}
     names = [change.name for change in changes]
     proof = store(folder, chosen, checks, {**facts, "adapters": names, "dense": not as_lora})
-    said = {
-        "weights": dict(zip(names, best, strict=True)),
-        "chosen_by": reason,
-        "candidates": [{"weights": list(c.weights), "nll": c.nll, "loss": c.loss} for c in tried],
+    return {
+        "weights": dict(zip(names, choice.weights, strict=True)),
+        "chosen_by": choice.reason,
+        "candidates": [{"weights": list(c.weights), "nll": c.nll, "loss": c.loss} for c in choice.tried],
         "dense": not as_lora,
         "worst_error": max(check["error"] for check in proof["checks"]),
         **({"retained_energy": energy.total} if energy else {}),
     }
-    return said, tuple(best)
-
-
-def _search(
-    bench: Bench, built: Any, start: tuple[float, ...] | None
-) -> tuple[tuple[float, ...], list[Candidate], str]:
-    """The weights of one method, the candidates tried and how the choice was made."""
-    count = len(bench.changes)
-    if count == 1:
-        return (1.0,), [], "a single adapter is merged as it is"
-    if not any(bench.rows.values()):
-        return (1.0 / count,) * count, [], f"no row in split {SPLIT!r}: equal weights"
-
-    def evaluate(weights: tuple[float, ...]) -> dict[str, float]:
-        with active(bench.backbone, None), added(bench.backbone.model, built(weights).run(bench.changes)):
-            return {name: _mean_nll(bench, rows) for name, rows in bench.rows.items() if rows}
-
-    best, tried = search(evaluate, count, bench.fusion.grid, bench.fusion.candidates, start)
-    return best.weights, tried, f"mean answer NLL on split {SPLIT!r}"
 
 
 def _mean_nll(bench: Bench, rows: list[Example]) -> float:
@@ -222,10 +217,8 @@ def _mean_nll(bench: Bench, rows: list[Example]) -> float:
     return total / sum(answer_tokens(row) for row in rows)
 
 
-def _card(
-    bench: Bench, method: str, change: Change, tried: Sequence[Candidate], weights: tuple[float, ...]
-) -> dict[str, Any]:
-    losses = [candidate.loss for candidate in tried if candidate.weights == weights]
+def _card(bench: Bench, method: str, change: Change, choice: Choice) -> dict[str, Any]:
+    losses = [candidate.loss for candidate in choice.tried if candidate.weights == choice.weights]
     numbers = [*(a.numel() + b.numel() for a, b in change.low.values()), *(d.numel() for d in change.dense.values())]
     return AdapterCard(
         **bench.card,

@@ -1,0 +1,31 @@
+"""The rows on which weights are chosen: of the validation split, and of no other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latefuse.config import Task
+from latefuse.data.dataset import Dataset
+from latefuse.fusion.changes import FusionError
+from latefuse.models.backbone import Backbone
+from latefuse.tasks import get
+from latefuse.tasks.conversation import Example
+
+SPLIT = "valid"
+
+
+def validation_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -> list[Example]:
+    """At most `count` rows spread over the validation split; none where it has none.
+
+    Raises FusionError when the task hands out a row of another split.
+    """
+    if not data.rows(task.table, SPLIT, where={"modality": task.modality, **task.where}):
+        return []
+    rows: list[Example] = get(task.kind).examples(data, task, SPLIT, backbone)
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    chosen = [rows[place] for place in places]
+    known = set(data.table(task.table, SPLIT, columns=["id"]).column("id").to_pylist())
+    strangers = [row.row for row in chosen if row.row not in known]
+    if strangers:
+        raise FusionError(f"{data.path}: row {strangers[0]} is not of split {SPLIT!r}; weights are chosen there only")
+    return chosen
