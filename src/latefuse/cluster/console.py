@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STARTS = re.compile(r"^Executing task '([^']+)'")
 _ENDS = re.compile(r"^Task '([^']+)' finished with status (\w+)")
 _CACHED = re.compile(r"^Task (\S+) cache hit \(key=([0-9a-f]+)\)")
@@ -71,7 +71,7 @@ class Console(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Read a record; only warnings that are not kfp's own chatter go on."""
-        text = _COLOUR.sub("", record.getMessage())
+        text = COLOUR.sub("", record.getMessage())
         if match := _STARTS.match(text):
             self._start(match[1])
         elif match := _ENDS.match(text):
@@ -101,10 +101,16 @@ class Console(logging.Filter):
             self._stream.write("\r\x1b[2K")
 
     def said(self, text: str) -> None:
-        """A line that the running step printed; its last one is its summary."""
-        self.line(f"    {text}")
-        if self._current is not None:
-            self._current.summary = text
+        """A line that the running step printed; the last one is its summary and is shown with its time."""
+        if self._current is None:
+            self.line(f"    {text}")
+            return
+        self._release()
+        self._current.summary = text
+
+    def _release(self) -> None:
+        if self._current is not None and self._current.summary:
+            self.line(f"    {self._current.summary}")
 
     def interrupted(self) -> None:
         """Close the books on a node that was running when the run was ended from outside."""
@@ -120,6 +126,8 @@ class Console(logging.Filter):
         node = self._current
         if node is None:
             return
+        if not ok:
+            self._release()
         self._current = None
         node.seconds = time.monotonic() - self._started
         node.status = "done" if ok else "failed"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from latefuse import places, tracking
-from latefuse.cluster.console import Console
+from latefuse.cluster.console import COLOUR, Console
 from latefuse.cluster.processes import owned
 from latefuse.cluster.sources import source_digest
 from latefuse.config import Config
@@ -79,6 +79,7 @@ def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, c
     outputs.mkdir(parents=True, exist_ok=True)
     os.environ.update({"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false"})
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(outputs),
@@ -91,7 +92,7 @@ def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, c
             warnings.simplefilter("ignore")
             pipeline(**given)
     except RuntimeError as error:
-        raise RunError(str(error)) from None
+        raise RunError(COLOUR.sub("", str(error))) from None
     finally:
         local.config.LocalExecutionConfig.instance = None
 
