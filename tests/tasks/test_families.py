@@ -1,4 +1,4 @@
-"""The same task on every family of backbones: the prompt, the cached features or pixels, the tree of names, a training."""
+"""The same task on every family of backbones: prompts, features or pixels, the tree of names, a short training."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def test_a_token_budget_makes_smaller_steps_and_drops_no_row() -> None:
     steps = plan(LENGTHS, ONE, 400, 16, seed=0, parts=2, part_tokens=200)
     for step in steps:
         assert len(step) % 2 == 0
-        assert all(len(part) == 1 or len(part) * max(LENGTHS[r] for r in part) <= 200 for part in micro_batches(step, 2))
+        for part in micro_batches(step, 2):
+            assert len(part) == 1 or len(part) * max(LENGTHS[row] for row in part) <= 200
     counts = Counter(chain.from_iterable(steps))
     assert len(counts) == 100
     assert max(counts.values()) - min(counts.values()) <= 4

@@ -12,6 +12,7 @@ from latefuse.config import Job, Train
 from latefuse.steps import finetune
 from latefuse.tracking import Null
 from latefuse.training.distributed import TrainingError, deepspeed_config, micro_batch
+from latefuse.training.launch import launch
 
 DEEPSPEED = Path(__file__).parents[2] / "configs" / "deepspeed"
 
@@ -24,7 +25,7 @@ def job_of(**changes: Any) -> Job:
 
 def test_a_batch_is_micro_times_accumulation_times_processes() -> None:
     assert micro_batch(Train(batch_size=24, accumulation=3), 4) == 2
-    with pytest.raises(TrainingError, match=r"batch_size=16 .* accumulation=3 x 2 process\(es\): choose a multiple of 6"):
+    with pytest.raises(TrainingError, match=r"batch_size=16 .* accumulation=3 x 2 .* a multiple of 6"):
         micro_batch(Train(batch_size=16, accumulation=3), 2)
 
 
@@ -90,8 +91,29 @@ def test_two_processes_train_as_one(small_dataset: Path, backbone_folder: Any, t
         torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-4)
 
 
-def test_a_process_that_fails_fails_the_step(small_dataset: Path, backbone_folder: Any, tmp_path: Path) -> None:
-    job = job_of(launcher="torchrun", processes=3, threads=1)
-    with pytest.raises(TrainingError, match="torchrun ended with code"):
+def test_a_batch_that_does_not_fit_the_processes_stops_before_they_start(
+    small_dataset: Path, backbone_folder: Any, tmp_path: Path
+) -> None:
+    job = job_of(launcher="torchrun", processes=3)
+    with pytest.raises(TrainingError, match="choose a multiple of 6"):
         finetune.run(job, small_dataset, backbone_folder(), tmp_path / "out", Null(), tmp_path / "cache")
-    assert not (tmp_path / "out" / "result.json").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_fails_is_an_error_and_its_lines_are_heard(tmp_path: Path) -> None:
+    script = tmp_path / "falls.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "asked = json.load(open(sys.argv[1]))\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    open(asked['log'], 'a').write(json.dumps({'values': {'train/loss': asked['x']}, 'step': 7}) + '\\n')\n"
+        "else:\n"
+        "    sys.exit(3)\n"
+    )
+    heard: list[tuple[int, float]] = []
+    job = job_of(launcher="torchrun", processes=2, threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        with pytest.raises(TrainingError, match="torchrun ended with code 1"):
+            launch("falls", {"x": 0.5}, job, tmp_path, lambda values, step: heard.append((step, values["train/loss"])))
+    assert heard == [(7, 0.5)]

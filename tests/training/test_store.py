@@ -103,7 +103,8 @@ def encode(media):
     time.sleep(slow)
     return np.stack([np.full(50_000, value, np.float32) for value in media])
 print("go", flush=True)
-FeatureCache(root, "t", "x", 1 << 30).fill({f"image-{k:04d}": k for k in range(60)}, int, encode, batch=4, progress=False)
+wanted = {f"image-{k:04d}": k for k in range(60)}
+FeatureCache(root, "t", "x", 1 << 30).fill(wanted, int, encode, batch=4, progress=False)
 """
 
 

@@ -24,6 +24,7 @@ from latefuse.training.distributed import TrainingError, World, gathered
 from latefuse.training.engine import train
 from latefuse.training.features import GIB, Features
 from latefuse.training.launch import launch, must_launch
+from latefuse.training.schedule import check_batches
 
 
 def run(
@@ -40,7 +41,7 @@ def run(
     began, world = time.perf_counter(), World.of_environment()
     data, base = Dataset(dataset), load_backbone(backbone, dtype=job.precision)
     chosen = {name: get(task.kind).select(data, task, "train", base) for name, task in job.tasks.items()}
-    valid = {name: get(task.kind).select(data, task, "valid", base) for name, task in job.tasks.items()}
+    valid = {name: get(task.kind).select(data, task, "valid", base, needed=False) for name, task in job.tasks.items()}
     peft = attach(base, adapter_of(job.tasks), modalities_of(job.tasks), job.seed)
     tracker.dataset(data.manifest.get("source", "dataset"), data.fingerprint, str(data.manifest.get("source", "")))
     learned = train(
@@ -146,7 +147,8 @@ def _finish(result: dict[str, Any], out: Path, tracker: Tracker) -> None:
 def _in_processes(
     job: Job, dataset: Path, backbone: Path, out: Path, tracker: Tracker, cache: Path, workdir: Path
 ) -> dict[str, Any]:
-    """The same step under torchrun; the tracker stays here."""
+    """The same step under torchrun; the tracker stays here. Batches are checked before it starts."""
+    check_batches(job, job.processes)
     paths = {"dataset": dataset, "backbone": backbone, "out": out, "cache": cache, "workdir": workdir}
     request = {"job": job.model_dump(mode="json"), **{name: str(path.absolute()) for name, path in paths.items()}}
     launch("latefuse.steps.finetune", request, job, workdir, lambda values, step: tracker.metrics(values, step))

@@ -58,16 +58,20 @@ class Selection:
     cut: int = 0
 
 
-def select(dataset: Dataset, task: Task, split: str, backbone: Backbone) -> Selection:
+def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed: bool = True) -> Selection:
     """The rows of the task's modality that `where` keeps.
 
     A row longer than `train.max_tokens` loses its oldest exchanges; one that still does not fit, or has no answer, is
-    left out, counted and warned of. Raises DataError without rows, and when more than half of them are left out.
+    left out, counted and warned of. Raises DataError without rows (unless they are not `needed`), and when more than
+    half of them are left out.
     """
     rows = dataset.rows(task.table, split, where={"modality": task.modality, **task.where})
     if not rows:
         wanted = f"modality {task.modality!r} and {task.where}"
-        raise DataError(f"{dataset.path}: no row of {task.table!r} in split {split!r} has {wanted}")
+        said = f"{dataset.path}: no row of {task.table!r} in split {split!r} has {wanted}"
+        if needed:
+            raise DataError(said)
+        log.warning("%s", said)
     splicer = Splicer.of(backbone)
     kept: list[Example] = []
     left_out: Counter[str] = Counter()

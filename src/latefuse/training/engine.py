@@ -203,9 +203,7 @@ def _trainer(
         return vars(learner.task.collate(rows, learner.backbone, features))
 
     order = Order(todo.micro_batches(world.size, world.rank), micro_batch(todo.train, world.size))
-    trainer = AnswerTrainer(
-        order, model=learner, args=arguments, train_dataset=_Rows(todo.rows), data_collator=collate
-    )
+    trainer = AnswerTrainer(order, model=learner, args=arguments, train_dataset=_Rows(todo.rows), data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -60,12 +60,11 @@ def schedule(job: Job, examples: Mapping[str, Sequence[Example]], world: int) ->
 
     A mix is the separate jobs' own steps, shuffled into one another: the same rows and tokens as those jobs together.
     """
-    train = combined(job.tasks)
+    train = check_batches(job, world)
     rows: list[Example] = []
     plans: dict[str, list[list[int]]] = {}
     for name, task in job.tasks.items():
-        one = task.train.model_copy(update={"accumulation": train.accumulation})
-        micro_batch(one, world)
+        one = task.train
         mine = examples[name]
         if not mine:
             raise TrainingError(f"task {name!r} has no rows to train on")
@@ -81,6 +80,14 @@ def schedule(job: Job, examples: Mapping[str, Sequence[Example]], world: int) ->
         plans[name] = [[row + len(rows) for row in step] for step in made]
         rows += mine
     return Schedule(rows, [Step(name, tuple(step)) for name, step in interleave(plans, job.seed)], train)
+
+
+def check_batches(job: Job, world: int) -> Train:
+    """The optimiser's numbers of a job. Raises TrainingError unless every task's batch splits over the processes."""
+    train = combined(job.tasks)
+    for task in job.tasks.values():
+        micro_batch(task.train.model_copy(update={"accumulation": train.accumulation}), world)
+    return train
 
 
 def combined(tasks: Mapping[str, Task]) -> Train:
