@@ -1,1 +1,1 @@
-"""The nodes of the pipeline: functions of a configuration and inputs that write one folder and end with `result.json`."""
+"""The nodes of the pipeline: functions of configuration and inputs that write one folder, `result.json` last."""
