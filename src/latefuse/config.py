@@ -166,7 +166,7 @@ class Fusion(Section):
     methods: tuple[MergeMethod, ...] = ("concat", "ties", "dare", "svd")
     grid: tuple[float, ...] = (0.3, 0.6, 1.0)
     search_rows: int = 32
-    candidates: int = Field(12, ge=1)
+    candidates: int = Field(10, ge=1)
     density: Share = 0.5
     rank: int | None = None
     tolerance: float = 1e-4
