@@ -49,15 +49,17 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
         shutil.rmtree(cache, ignore_errors=True)
     _replay(home)
     console = Console(sys.stdout, outputs, cache, link=_link())
-    with tracking.pipeline_run(config.recipe.name, config.digest, home / "tracking") as parent, owned():
+    with tracking.pipeline_run(config.recipe.name, config.digest, home / "tracking") as parent:
         parent.params({"recipe": config.recipe.name, "profile": config.profile.name, "config_digest": config.digest})
         settings = home / "tracking" / "config.json"
         settings.write_text(config.model_dump_json(indent=1), encoding="utf-8")
         parent.artifact(settings)
         try:
-            _execute(build(config), arguments(config), outputs, cache, console)
+            with owned():
+                _execute(build(config), arguments(config), outputs, cache, console)
         except KeyboardInterrupt:
             console.interrupted()
+            tracking.replay(outputs, unfinished="KILLED")  # of steps that were ended before they could say so
             raise
         finally:
             parent.tags({f"node/{node.name}": node.run_id for node in console.nodes.values() if node.run_id})

@@ -82,8 +82,11 @@ def pipeline_run(name: str, config_digest: str, workdir: Path) -> Iterator[Track
         yield tracker
 
 
-def replay(folder: Path) -> dict[str, int]:
-    """Send what earlier runs could not: {spool file: records still kept} for every spool file under `folder`."""
+def replay(folder: Path, unfinished: str = "FAILED") -> dict[str, int]:
+    """Send what earlier runs could not: {spool file: records still kept} for every spool file under `folder`.
+
+    unfinished: how a run is ended that its process had no time to end.
+    """
     from latefuse.tracking import runs
 
-    return runs.replay(Path(folder))
+    return runs.replay(Path(folder), unfinished)

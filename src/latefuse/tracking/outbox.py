@@ -206,10 +206,10 @@ def deliver(door: Door, run_id: str, spool: str, records: list[Record]) -> None:
                     )
 
 
-def replay_file(door: Door, path: Path) -> int:
+def replay_file(door: Door, path: Path, unfinished: str = "FAILED") -> int:
     """Send a spool file that an earlier process left; the number of records still kept, 0 when the file is gone.
 
-    A file whose process still runs is left to it. A run that its process could not end is ended as FAILED.
+    A file whose process still runs is left to it. A run that its process could not end is ended as `unfinished`.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         try:
@@ -224,7 +224,7 @@ def replay_file(door: Door, path: Path) -> int:
                         "n": len(records) + 1,
                         "t": _now(),
                         "kind": "end",
-                        "status": "FAILED",
+                        "status": unfinished,
                     }
                 )
             try:
