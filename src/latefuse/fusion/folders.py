@@ -46,7 +46,7 @@ def delta(folder: str | Path, base: Mapping[str, Tensor] | None = None) -> dict[
 
 
 def read(folder: str | Path, base: Mapping[str, Tensor] | None = None, name: str | None = None) -> Change:
-    """An adapter folder, PEFT's LoRA format or our dense one, as a Change named `name` (else as its card or folder)."""
+    """An adapter folder, PEFT's LoRA format or our dense one, as a Change named `name` (else as its folder)."""
     folder = Path(folder)
     if (folder / DENSE_WEIGHTS).exists():
         tensors = _tensors(folder / DENSE_WEIGHTS)
