@@ -4,8 +4,8 @@
 
 Three adapters with weights 1, 0.6 and 0.3 on two linears. Prints the relative error (Frobenius norm) of the change that
 a merged folder, or PEFT's merged adapter, makes. Nothing is dropped (density 1) or cut off (full rank), so that every
-method but TIES, which elects signs, should be exact. Also how long each took. Fails where concat, DARE or SVD of ours is
-off by 1e-4 or more.
+method but TIES, which elects signs, should be exact. Also how long each took. Fails where concat, DARE or SVD of ours
+is off by 1e-4 or more.
 """
 
 from __future__ import annotations
