@@ -14,11 +14,12 @@ from torch import Tensor
 
 from latefuse.config import Evaluation, Task
 from latefuse.data.dataset import Dataset, write_dataset
-from latefuse.evaluation.answers import Bench, answer, closed_lists
+from latefuse.evaluation.answers import Bench, ClosedList, answer, closed_lists
 from latefuse.evaluation.fused import answer_fused
 from latefuse.fusion.late import Shared, shared
 from latefuse.fusion.scores import mix
 from latefuse.models.adapters import active
+from latefuse.models.name_search import Ranked
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
 from latefuse.training.features import Features
@@ -61,9 +62,11 @@ def test_names_are_ranked_and_answers_written(bench: Bench, dishes: Path) -> Non
     rows = instruct.examples(Dataset(dishes), TASKS["text"], "test", bench.backbone)
     asked: list[str] = []
 
-    def rank(part: Sequence[Example], names: Sequence[str]) -> Tensor:
+    def rank(part: Sequence[Example], closed: ClosedList, truths: Tensor) -> Ranked:
         """Names by length, so that the expected ranks are plain."""
-        return torch.tensor([[-float(len(name)) - k / 100 for k, name in enumerate(names)] for _ in part])
+        order = sorted(range(len(closed.names)), key=lambda k: (len(closed.names[k]), k))
+        top = torch.tensor(order[:5]).expand(len(part), -1)
+        return Ranked(torch.tensor([order.index(truth) for truth in truths.tolist()]), top)
 
     def write(part: Sequence[Example]) -> list[str]:
         asked.extend(row.topic for row in part)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,19 +18,19 @@ from torch import Tensor
 
 from latefuse.config import Evaluation
 from latefuse.data.dataset import Dataset
-from latefuse.evaluation.classification import Score, naming_scores, ranks
+from latefuse.evaluation.classification import Score, naming_scores
 from latefuse.evaluation.grammar import Allowed
 from latefuse.evaluation.metrics import kind_of, written_scores
-from latefuse.fusion.scores import mix
 from latefuse.models.adapters import active
 from latefuse.models.backbone import Backbone
+from latefuse.models.closed_list import build_trie
+from latefuse.models.name_search import Ladder, Ranked, Switched, Walk, ladder, search
 from latefuse.prompts import Splicer
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
 from latefuse.training.features import Features
 
 MOST_ANSWERS = 2_000  # a longer closed list of answers is not ranked: free text, not a choice
-TOP = 5
 
 
 @dataclass
@@ -44,10 +45,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class ClosedList:
-    """What may be said on a topic. place: every spelling's number in `names`; what tokenises alike has one number."""
+    """What may be said on a topic. place: every spelling's number in `names`; what tokenises alike has one number.
+
+    tree: the names as tokens, ready to be searched.
+    """
 
     names: list[str]
     place: Mapping[str, int]
+    tree: Ladder
+
+    def number(self, truth: str) -> int:
+        """The number of a true name or answer."""
+        return self.place[truth.strip()]
+
+    def named(self, numbers: Sequence[int]) -> list[str]:
+        """The names of some numbers, those below zero left out."""
+        return [self.names[number] for number in numbers if number >= 0]
 
 
 @dataclass(frozen=True)
@@ -95,27 +108,28 @@ def _closed_list(names: Iterable[str], backbone: Backbone) -> ClosedList:
         if number == len(kept):
             kept.append(name)
         place[name] = number
-    return ClosedList(kept, place)
+    return ClosedList(kept, place, ladder(build_trie(list(numbers))))
 
 
-Ranker = Callable[[Sequence[Example], Sequence[str]], Tensor]
+Ranker = Callable[[Sequence[Example], ClosedList, Tensor], Ranked]
 Writer = Callable[[Sequence[Example]], list[str]]
 
 
-def answer(bench: Bench, rows: Sequence[Example], rank: Ranker, write: Writer | None) -> list[Answer]:
-    """Answers and scores of all rows: names are ranked, everything else is written; short answers are ranked as well.
-
-    write: None to rank only.
-    """
+def answer(bench: Bench, rows: Sequence[Example], rank: Ranker, write: Writer) -> list[Answer]:
+    """Answers and scores of all rows: names are ranked, all else is written; short answers are ranked as well."""
     answers = [Answer() for _ in rows]
     by_list: dict[tuple[str, str], list[int]] = {}
     for number, row in enumerate(rows):
         if bench.closed_list(row) is not None:
             by_list.setdefault((kind_of(row.truth), row.topic), []).append(number)
     for (kind, topic), numbers in by_list.items():
-        _rank(answers, rows, numbers, bench.lists[kind, topic], kind, rank)
+        closed = bench.lists[kind, topic]
+        truths = torch.tensor([closed.number(str(rows[number].truth[kind])) for number in numbers])
+        found = rank([rows[number] for number in numbers], closed, truths)
+        for number, place, top in zip(numbers, found.rank.tolist(), found.top.tolist(), strict=True):
+            answers[number] = ranked_answer(kind, place, closed.named(top))
     written = [number for number, row in enumerate(rows) if kind_of(row.truth) != "name"]
-    if write is not None and written:
+    if written:
         for number, text in zip(written, write([rows[number] for number in written]), strict=True):
             row = rows[number]
             answers[number].text = text
@@ -123,20 +137,11 @@ def answer(bench: Bench, rows: Sequence[Example], rank: Ranker, write: Writer | 
     return answers
 
 
-def _rank(
-    answers: list[Answer], rows: Sequence[Example], numbers: list[int], closed: ClosedList, kind: str, rank: Ranker
-) -> None:
-    scores = rank([rows[number] for number in numbers], closed.names)
-    truths = torch.tensor([closed.place[str(rows[number].truth[kind]).strip()] for number in numbers])
-    order = scores.topk(min(TOP, len(closed.names)), dim=1).indices.tolist()
-    for number, found, best in zip(numbers, ranks(scores.double().numpy(), truths.numpy()), order, strict=True):
-        said = answers[number]
-        said.rank, said.top = int(found), [closed.names[k] for k in best]
-        if kind == "name":
-            said.text = said.top[0]
-            said.scores |= naming_scores(said.rank)
-        else:
-            said.scores["answer_top1"] = (float(said.rank < 1), 1)
+def ranked_answer(kind: str, rank: int, top: list[str]) -> Answer:
+    """The answer to a question with a closed list, from the rank of the truth and the best names found."""
+    if kind == "name":
+        return Answer(top[0], top, rank, naming_scores(rank))
+    return Answer("", top, rank, {"answer_top1": (float(rank < 1), 1)})
 
 
 def answer_alone(
@@ -148,8 +153,8 @@ def answer_alone(
     """The answers of one set of weights; `switched` turns it on."""
     settings = bench.settings
 
-    def rank(part: Sequence[Example], names: Sequence[str]) -> Tensor:
-        return instruct.score(bench.backbone, part, names, features=bench.features, batch_size=settings.batch_size)
+    def rank(part: Sequence[Example], closed: ClosedList, truths: Tensor) -> Ranked:
+        return _ranked(bench, part, closed, truths, [nullcontext], None)
 
     def write(part: Sequence[Example]) -> list[str]:
         return instruct.predict(
@@ -164,17 +169,10 @@ def answer_alone(
 def answer_mixed(bench: Bench, rows: Sequence[Example], adapters: Sequence[str], weights: Tensor) -> list[Answer]:
     """The answers of several attached adapters whose outputs are mixed, all seeing the same rows."""
 
-    def rank(part: Sequence[Example], names: Sequence[str]) -> Tensor:
-        tree = instruct.trie(names, bench.backbone)
-        total = torch.empty(len(part), len(names))
-        size = bench.settings.batch_size // 4 or 1
-        for start in range(0, len(part), size):
-            some, found = part[start : start + size], []
-            for name in adapters:
-                with active(bench.backbone, name):
-                    found.append(node_table(bench, some, tree))
-            total[start : start + size] = tree.sum(mix(torch.stack(found), weights))
-        return total
+    def rank(part: Sequence[Example], closed: ClosedList, truths: Tensor) -> Ranked:
+        return _ranked(
+            bench, part, closed, truths, [partial(active, bench.backbone, name) for name in adapters], weights
+        )
 
     def write(part: Sequence[Example]) -> list[str]:
         streams = [instruct.Stream(bench.backbone, part, name, bench.features) for name in adapters]
@@ -185,7 +183,20 @@ def answer_mixed(bench: Bench, rows: Sequence[Example], adapters: Sequence[str],
     return answer(bench, rows, rank, write)
 
 
-def node_table(bench: Bench, rows: Sequence[Example], tree: Any) -> Tensor:
-    """Log-probabilities at every inner node of the closed list's trie for a few rows, (rows, nodes, V)."""
-    found = instruct.node_logprobs(bench.backbone, rows, tree, features=bench.features, batch_size=len(rows))
-    return torch.cat([log_probs for _, log_probs in found])
+def _ranked(
+    bench: Bench,
+    rows: Sequence[Example],
+    closed: ClosedList,
+    truths: Tensor,
+    members: Sequence[Switched],
+    weights: Tensor | None,
+) -> Ranked:
+    """Ranks of the truth, batch by batch, under one member or the mixture of several that see the same rows."""
+    found, size = [], bench.settings.batch_size
+    with torch.no_grad():
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            prompts = instruct.prompt_batch(bench.backbone, part, bench.features)
+            walks = [Walk(bench.backbone, prompts, switched) for switched in members]
+            found.append(search(walks, closed.tree, truths[start : start + size], weights))
+    return Ranked(torch.cat([one.rank for one in found]), torch.cat([one.top for one in found]))

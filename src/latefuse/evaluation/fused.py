@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from latefuse.config import LateFusion, Modality
-from latefuse.evaluation.answers import TOP, Answer, Bench, node_table
-from latefuse.evaluation.classification import naming_scores, ranks
+from latefuse.evaluation.answers import Answer, Bench, ranked_answer
 from latefuse.evaluation.neglect import can_shuffle, shuffled
 from latefuse.fusion.late import Shared, learn_fused
-from latefuse.fusion.scores import mix
-from latefuse.models.closed_list import Trie
+from latefuse.models.name_search import Walk, search
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
 
@@ -46,54 +45,77 @@ def answer_fused(
     With knock_out also `absent:<modality>`, `alone:<modality>` and `shuffled:<modality>`.
     """
     closed = bench.lists["name", fused.topic]
-    tree = instruct.trie(closed.names, bench.backbone)
-    modalities = list(fused.rows)
-    shares = torch.tensor([weights[modality] for modality in modalities])
-    others = {m: _shuffle(fused, m, seed) for m in modalities} if knock_out else {}
-    totals: dict[str, dict[int, Tensor]] = {}
-    size = max(bench.settings.batch_size // 8, 1)
+    truths = torch.tensor([closed.number(name) for name in fused.truths])
+    swapped = {m: rows for m in fused.rows if knock_out and (rows := _shuffle(fused, m, seed)) is not None}
+    conditions = _conditions(list(fused.rows), list(swapped), knock_out)
+    answers: dict[str, tuple[list[int], list[Answer]]] = {condition: ([], []) for condition in conditions}
+    size = max(bench.settings.batch_size // len(conditions), 1)
+    shares = torch.tensor([weights[modality] for modality in fused.rows])
     for start in range(0, len(fused.items), size):
-        numbers = range(start, min(start + size, len(fused.items)))
-        own = {m: _table(bench, fused.rows[m], numbers, tree, partial(acting, adapters[m])) for m in modalities}
-        swapped = {
-            m: _table(bench, rows, numbers, tree, partial(acting, adapters[m]))
-            for m, rows in others.items()
-            if rows is not None
-        }
-        for condition, kept in _conditions(modalities, list(swapped), knock_out).items():
-            chosen = [swapped[m] if condition == f"shuffled:{m}" else own[m] for m in modalities]
-            present = torch.stack([there & (m in kept) for m, (_, there) in zip(modalities, chosen, strict=True)])
-            here = present.any(dim=0)
-            if bool(here.any()):
-                log_probs = torch.stack([found for found, _ in chosen])[:, here]
-                mixed = mix(log_probs, shares, present[:, here].unsqueeze(-1).expand(log_probs.shape[:-1]))
-                answered = [number for number, flag in zip(numbers, here.tolist(), strict=True) if flag]
-                totals.setdefault(condition, {}).update(zip(answered, tree.sum(mixed), strict=True))
-    truths = [closed.place[name.strip()] for name in fused.truths]
-    return {condition: _ranked(found, truths, closed.names) for condition, found in totals.items()}
+        numbers = list(range(start, min(start + size, len(fused.items))))
+        asked = [(name, number) for name in conditions for number in numbers]
+        views = [
+            _View.of(bench, fused.rows[m], swapped.get(m), numbers, partial(acting, adapters[m])) for m in fused.rows
+        ]
+        present = torch.stack(
+            [view.there(m, asked, conditions, numbers) for m, view in zip(fused.rows, views, strict=True)]
+        )
+        kept = present.any(dim=0)
+        asked = [one for one, flag in zip(asked, kept.tolist(), strict=True) if flag]
+        walks = [view.walk.at(view.places(m, asked, numbers)) for m, view in zip(fused.rows, views, strict=True)]
+        wanted = truths[[number for _, number in asked]]
+        found = search(walks, closed.tree, wanted, shares, present[:, kept])
+        for (name, number), rank, top in zip(asked, found.rank.tolist(), found.top.tolist(), strict=True):
+            answers[name][0].append(number)
+            answers[name][1].append(ranked_answer("name", rank, closed.named(top)))
+    return {name: found for name, found in answers.items() if found[0]}
 
 
-Table = tuple[Tensor, Tensor]
+@dataclass(frozen=True)
+class _View:
+    """One modality of a few items: its prompts, its own first, then the shuffled ones. own: (items,) place, or -1."""
 
+    walk: Walk
+    own: list[int]
 
-def _table(
-    bench: Bench,
-    rows: Sequence[Example | None],
-    numbers: range,
-    tree: Trie,
-    switched: Callable[[], AbstractContextManager[None]],
-) -> Table:
-    """Log-probabilities (b, nodes, V) and which rows are there (b,); what stands in an absent row is never read."""
-    there = torch.tensor([rows[number] is not None for number in numbers])
-    part = [row for number in numbers if (row := rows[number]) is not None]
-    if not part:
-        vocabulary = bench.backbone.model.get_output_embeddings().weight.shape[0]
-        return torch.zeros(len(numbers), len(tree.inner), vocabulary), there
-    with switched():
-        found = node_table(bench, part, tree)
-    table = found.new_zeros(len(numbers), *found.shape[1:])
-    table[there] = found
-    return table, there
+    @classmethod
+    def of(
+        cls,
+        bench: Bench,
+        rows: Sequence[Example | None],
+        swapped: Sequence[Example | None] | None,
+        numbers: Sequence[int],
+        switched: Callable[[], AbstractContextManager[None]],
+    ) -> _View:
+        there = [number for number in numbers if rows[number] is not None]
+        shown = [row for one in (rows, swapped) if one for n in there if (row := one[n]) is not None]
+        any_row = [row for row in rows if row is not None][
+            :1
+        ]  # never read: where no item of the batch has the modality
+        prompts = instruct.prompt_batch(bench.backbone, shown or any_row, bench.features)
+        with torch.no_grad():
+            walk = Walk(bench.backbone, prompts, switched)
+        return cls(walk, [there.index(number) if number in there else -1 for number in numbers])
+
+    def there(
+        self,
+        modality: Modality,
+        asked: Sequence[tuple[str, int]],
+        conditions: Mapping[str, Sequence[Modality]],
+        numbers: Sequence[int],
+    ) -> Tensor:
+        """(asked,) whether this modality takes part."""
+        return torch.tensor(
+            [modality in conditions[name] and self.own[number - numbers[0]] >= 0 for name, number in asked]
+        )
+
+    def places(self, modality: Modality, asked: Sequence[tuple[str, int]], numbers: Sequence[int]) -> Tensor:
+        """(asked,) which prompt answers; any where the modality takes no part."""
+        count = sum(place >= 0 for place in self.own)
+        own = [max(self.own[number - numbers[0]], 0) for _, number in asked]
+        return torch.tensor(
+            [at + count * (name == f"shuffled:{modality}") for at, (name, _) in zip(own, asked, strict=True)]
+        )
 
 
 def _conditions(
@@ -116,15 +138,3 @@ def _shuffle(fused: Shared, modality: Modality, seed: int) -> list[Example | Non
         return None
     waiting = iter(shuffled(there, modality, seed))
     return [None if row is None else next(waiting) for row in rows]
-
-
-def _ranked(found: Mapping[int, Tensor], truths: Sequence[int], names: Sequence[str]) -> tuple[list[int], list[Answer]]:
-    numbers = sorted(found)
-    scores = torch.stack([found[number] for number in numbers])
-    order = scores.topk(min(TOP, len(names)), dim=1).indices.tolist()
-    places = ranks(scores.double().numpy(), torch.tensor([truths[number] for number in numbers]).numpy())
-    answers = [
-        Answer(names[best[0]], [names[k] for k in best], int(rank), naming_scores(int(rank)))
-        for best, rank in zip(order, places, strict=True)
-    ]
-    return numbers, answers

@@ -1,0 +1,195 @@
+"""The rank of a name in a closed list, exactly, without scoring the whole list.
+
+A name's log-likelihood only falls as it grows, so a beginning that already scores below the true name can hold no name
+above it. The search goes down the trie level by level and keeps the best beginnings of every row; the best one dropped
+is the bound up to which the answer is certain. Rows for which it is not are searched again, wider, at last in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from latefuse.fusion.scores import mix
+from latefuse.models.backbone import Backbone
+from latefuse.models.closed_list import Prompts, Trie
+
+TOP = 5
+BEAM = 24
+WIDER = 6
+Switched = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A trie as tables, one a depth.
+
+    children, tokens: (nodes, most children), -1 where there is none; children are numbered among the nodes of the next
+    depth. ends: (nodes,) the name that ends in a node, else -1. paths: (names, depths) the node of each name at each
+    depth, -1 behind its end.
+    """
+
+    children: list[Tensor]
+    tokens: list[Tensor]
+    ends: list[Tensor]
+    paths: Tensor
+
+    @property
+    def widest(self) -> int:
+        """The beam at which nothing is ever dropped."""
+        return max(len(ends) for ends in self.ends)
+
+
+def ladder(trie: Trie) -> Ladder:
+    """The tables of a trie."""
+    depths = [[n for n, d in enumerate(trie.depths) if d == depth] for depth in range(max(trie.depths) + 1)]
+    place = {node: k for nodes in depths for k, node in enumerate(nodes)}
+    names = {end: name for name, end in enumerate(trie.ends)}
+    children, tokens, ends = [], [], []
+    for nodes in depths:
+        most = max((len(trie.children[node]) for node in nodes), default=0)
+        child, token = torch.full((len(nodes), most), -1), torch.full((len(nodes), most), -1)
+        for k, node in enumerate(nodes):
+            for column, (word, below) in enumerate(trie.children[node].items()):
+                child[k, column], token[k, column] = place[below], word
+        children.append(child)
+        tokens.append(token)
+        ends.append(torch.tensor([names.get(node, -1) for node in nodes]))
+    paths = torch.full((len(trie.ends), len(depths)), -1)
+    for name, end in enumerate(trie.ends):
+        node = end
+        while node >= 0:
+            paths[name, trie.depths[node]] = place[node]
+            node = trie.parents[node]
+    return Ladder(children, tokens, ends, paths)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """rank: (B,) how many names score at least as high as the true one; exact below TOP, from there on a lower bound.
+    top: (B, <= TOP) the best names found, best first, -1 behind the last."""
+
+    rank: Tensor
+    top: Tensor
+
+
+class Walk:
+    """One member's way down: prompts in a cache, nodes of the trie appended level by level."""
+
+    def __init__(self, backbone: Backbone, prompts: Prompts, switched: Switched) -> None:
+        self.backbone, self.switched = backbone, switched
+        self.cache = DynamicCache()
+        self.mask = prompts.attention_mask
+        with switched():
+            hidden = backbone.hidden(prompts.input_ids, self.mask, prompts.media, past_key_values=self.cache)
+            self.first = self._log_probs(hidden[:, -1:])
+
+    def at(self, rows: Tensor) -> Walk:
+        """The same way for other rows, (B,) numbers of this one's, each as often as it is asked for."""
+        copy = object.__new__(Walk)
+        copy.backbone, copy.switched = self.backbone, self.switched
+        copy.cache = DynamicCache()
+        for number, layer in enumerate(self.cache.layers):
+            keys, values = layer.keys, layer.values
+            copy.cache.update(keys[rows.to(keys.device)], values[rows.to(values.device)], number)
+        copy.mask, copy.first = self.mask[rows.to(self.mask.device)], self.first[rows]
+        return copy
+
+    def step(self, tokens: Tensor, sees: Tensor, depth: int) -> Tensor:
+        """Log-probabilities (B, K, V) behind the nodes (B, K) of one depth. sees: (B, K, nodes so far) bool."""
+        device, dtype = self.mask.device, self.backbone.model.dtype
+        rows, nodes = tokens.shape
+        whole = torch.cat([self.mask.bool()[:, None].expand(-1, nodes, -1), sees.to(device)], dim=-1).unsqueeze(1)
+        mask = torch.zeros(whole.shape, dtype=dtype, device=device).masked_fill(~whole, torch.finfo(dtype).min)
+        positions = (self.mask.sum(dim=1, keepdim=True) + depth - 1).expand(rows, nodes)
+        with self.switched():
+            hidden = self.backbone.hidden(tokens.to(device), mask, position_ids=positions, past_key_values=self.cache)
+            return self._log_probs(hidden)
+
+    def _log_probs(self, hidden: Tensor) -> Tensor:
+        return torch.log_softmax(self.backbone.logits(hidden).float(), dim=-1).cpu()
+
+
+@torch.no_grad()
+def search(
+    members: Sequence[Walk],
+    tree: Ladder,
+    truths: Tensor,
+    weights: Tensor | None = None,
+    present: Tensor | None = None,
+    beam: int = BEAM,
+) -> Ranked:
+    """Ranks of the true names under one member, or under the mixture of several.
+
+    truths: (B,) numbers of the true names. weights: (members,), needed for several. present: (members, B) bool.
+    """
+    rank, top, certain = _search(
+        [walk.at(torch.arange(len(truths))) for walk in members], tree, truths, weights, present, beam
+    )
+    while not bool(certain.all()):
+        beam *= WIDER
+        again = (~certain).nonzero()[:, 0]
+        some = None if present is None else present[:, again]
+        found = _search([walk.at(again) for walk in members], tree, truths[again], weights, some, beam)
+        rank[again], top[again], certain[again] = found
+    return Ranked(rank, top)
+
+
+def _search(
+    members: Sequence[Walk],
+    tree: Ladder,
+    truths: Tensor,
+    weights: Tensor | None,
+    present: Tensor | None,
+    beam: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank, best names, and whether the rank is certain, under one width of the beam."""
+    rows = len(truths)
+    nodes, scores = torch.zeros(rows, 1, dtype=torch.long), torch.zeros(rows, 1)
+    log_probs = _mixed([walk.first for walk in members], weights, present)
+    sees = torch.zeros(rows, 1, 0, dtype=torch.bool)
+    bound, own = torch.full((rows,), -torch.inf), torch.full((rows,), -torch.inf)
+    best, names = torch.full((rows, TOP + 1), -torch.inf), torch.full((rows, TOP + 1), -1)
+    for depth in range(1, len(tree.ends)):
+        children = tree.children[depth - 1][nodes]
+        words = tree.tokens[depth - 1][nodes].clamp(min=0)
+        grown = (scores.unsqueeze(-1) + log_probs.gather(2, words)).masked_fill(children < 0, -torch.inf).flatten(1)
+        children, words = children.flatten(1), words.flatten(1)
+        ends = torch.where(children >= 0, tree.ends[depth][children.clamp(min=0)], -1)
+        own = torch.maximum(own, grown.masked_fill(ends != truths[:, None], -torch.inf).amax(dim=1))
+        whole = torch.cat([best, grown.masked_fill(ends < 0, -torch.inf)], dim=1)
+        best, chosen = whole.topk(TOP + 1, dim=1)
+        names = torch.cat([names, ends], dim=1).gather(1, chosen)
+        going = grown.masked_fill((ends >= 0) | (children < 0), -torch.inf)
+        width = min(beam, going.shape[1])
+        forced = going.masked_fill(children == tree.paths[truths, depth][:, None], torch.inf)
+        forced = forced.masked_fill(going == -torch.inf, -torch.inf)
+        kept = forced.topk(width, dim=1).indices
+        dropped = going.scatter(1, kept, -torch.inf)
+        bound = torch.maximum(bound, dropped.amax(dim=1))
+        scores, parents = going.gather(1, kept), kept // tree.children[depth - 1].shape[1]
+        if depth + 1 == len(tree.ends) or bool((scores == -torch.inf).all()):
+            break
+        nodes, tokens = children.gather(1, kept).clamp(min=0), words.gather(1, kept)
+        above = sees.gather(1, parents.unsqueeze(-1).expand(-1, -1, sees.shape[-1]))
+        sees = torch.cat([above, torch.eye(width, dtype=torch.bool).expand(rows, -1, -1)], dim=-1)
+        log_probs = _mixed([walk.step(tokens, sees, depth) for walk in members], weights, present)
+    above_own = ((best >= own[:, None]) & (names != truths[:, None]) & (names >= 0)).sum(dim=1)
+    if bool(own.isnan().any()):
+        raise ValueError("a name's score is not a number; check the adapter's weights for NaN")
+    certain = (bound < own) | (above_own >= TOP) | torch.tensor(beam >= tree.widest)
+    top = names[:, :TOP].masked_fill(best[:, :TOP] == -torch.inf, -1)
+    return above_own, top, certain
+
+
+def _mixed(log_probs: Sequence[Tensor], weights: Tensor | None, present: Tensor | None) -> Tensor:
+    if weights is None:
+        return log_probs[0]
+    stacked = torch.stack(list(log_probs))
+    there = None if present is None else present.unsqueeze(-1).expand(stacked.shape[:-1])
+    return mix(stacked, weights, there)
