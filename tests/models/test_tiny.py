@@ -47,7 +47,7 @@ def test_any_text_survives_the_tokenizer(base: Path) -> None:
 
 
 def test_lessons_are_encoded_as_the_tasks_encode(base: Path, tmp_path: Path) -> None:
-    lessons = Lessons(seed=0, frames=8, pictures_drawn=4)
+    lessons = Lessons(seed=0, frames=8, scenes=4)
     encoder = tiny.Encoder(kitchen_tokenizer(), 8)
     batch = encoder(lessons.batch("drops", 2))
     folder.seal(base, name="demo", frames=8, frame_marks=list(FRAME_TOKENS[:8]))
@@ -56,7 +56,8 @@ def test_lessons_are_encoded_as_the_tasks_encode(base: Path, tmp_path: Path) -> 
     expansion = backbone.placeholder_ids("video")
     starts = [k for k in range(len(row)) if row[k : k + len(expansion)] == expansion]
     assert len(starts) == 1
-    assert batch["pixel_values_videos"].shape == (2, 8, 3, PIXELS, PIXELS)
+    assert batch["shown"].shape == (16,)
+    assert lessons.drawings.shape[1:] == (PIXELS, PIXELS, 3)
     answered = batch["labels"][0][batch["labels"][0] != -100]
     assert answered[-1] == backbone.tokenizer.eos_token_id
     assert backbone.tokenizer.decode(answered, skip_special_tokens=True).strip().startswith("1. ")
@@ -73,15 +74,31 @@ def test_the_transform_of_the_lessons_is_the_base_s_own(base: Path) -> None:
     torch.testing.assert_close(mine, theirs, atol=2e-3, rtol=0)
 
 
+def test_the_captions_loss_is_the_models_own(base: Path) -> None:
+    model = VideoLlavaForConditionalGeneration.from_pretrained(base)
+    lessons, encoder = Lessons(3, 8, scenes=4), tiny.Encoder(kitchen_tokenizer(), 8)
+    batch = encoder(lessons.batch("drops", 3))
+    pixels = torch.from_numpy(lessons.drawings[batch["shown"].numpy()]).permute(0, 3, 1, 2) / 127.5 - 1
+    theirs = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        pixel_values_videos=pixels.reshape(3, 8, 3, PIXELS, PIXELS),
+        labels=batch["labels"],
+    ).loss
+    mine = tiny.caption_loss(model, batch, tiny.features(model.model.image_tower, lessons.drawings))
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
 def test_captions_are_learned() -> None:
     settings = tiny.TinyOptions(steps=30, tower_steps=30, pictures=8, clips=2, looks=16, seed=1)
     logged: list[float] = []
     tokenizer = kitchen_tokenizer()
     torch.manual_seed(1)
     model = VideoLlavaForConditionalGeneration(tiny.architecture(tokenizer, settings))
-    lessons, encoder = Lessons(5, 8, pictures_drawn=16), tiny.Encoder(tokenizer, 8)
-    batch = lessons.batch("picture", 8)
-    before = tiny.caption_loss(model, encoder(batch)).item()
+    lessons, encoder = Lessons(5, 8, scenes=16), tiny.Encoder(tokenizer, 8)
+    batch = encoder(lessons.batch("picture", 8))
+    tower = model.model.image_tower
+    before = tiny.caption_loss(model, batch, tiny.features(tower, lessons.drawings)).item()
     tiny.pretrain(model, tokenizer, settings, lambda values, step: logged.append(step))
-    after = tiny.caption_loss(model, encoder(batch)).item()
+    after = tiny.caption_loss(model, batch, tiny.features(tower, lessons.drawings)).item()
     assert after < 0.7 * before

@@ -131,11 +131,11 @@ def pretrain(
     settings: TinyOptions,
     on_log: Callable[[dict[str, float], int], None],
 ) -> None:
-    """Teach the tower to see, then every weight to caption; the towers are one module until the end, in place."""
+    """Teach the tower to see, then bridge and language model to caption what the tower, frozen now, makes of it."""
     lessons = Lessons(settings.seed, settings.frames)
     encoder = Encoder(tokenizer, settings.frames)
     model.train()
-    tower = model.model.video_tower = model.model.image_tower
+    tower = model.model.image_tower
     heads = nn.ModuleDict(
         {aspect: nn.Linear(tower.config.hidden_size, len(values)) for aspect, values in LOOKS.items()}
     )
@@ -147,15 +147,20 @@ def pretrain(
         "demo tower",
         on_log,
     )
+    seen = features(tower, lessons.drawings)
     _descend(
-        list(model.parameters()),
-        lambda step: caption_loss(model, encoder(draw(lessons, step, settings))),
+        [
+            *model.model.multi_modal_projector.parameters(),
+            *model.model.language_model.parameters(),
+            model.lm_head.weight,
+        ],
+        lambda step: caption_loss(model, encoder(draw(lessons, step, settings)), seen),
         settings.steps,
         settings.lr,
         "demo base",
         on_log,
     )
-    model.model.video_tower = copy.deepcopy(model.model.image_tower)
+    model.model.video_tower = copy.deepcopy(tower)
     model.eval()
 
 
@@ -187,10 +192,21 @@ def look_loss(
     tower: nn.Module, heads: nn.ModuleDict, shown: np.ndarray, classes: dict[str, np.ndarray]
 ) -> torch.Tensor:
     """Summed cross-entropy in nats of linear heads on CLS, an aspect each. shown: (n, 48, 48, 3) uint8."""
-    pixels = torch.from_numpy(shown).permute(0, 3, 1, 2) / 127.5 - 1
-    cls = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 0]
+    cls = see(tower, shown)[:, 0]
     found = [F.cross_entropy(head(cls), torch.from_numpy(classes[aspect])) for aspect, head in heads.items()]
     return torch.stack(found).sum()
+
+
+def see(tower: nn.Module, shown: np.ndarray) -> torch.Tensor:
+    """(n, tokens, dim) of the tower's last layer, as the bridge reads it. shown: (n, 48, 48, 3) uint8."""
+    pixels = torch.from_numpy(shown).permute(0, 3, 1, 2) / 127.5 - 1
+    return tower(pixels, output_hidden_states=True).hidden_states[-1]
+
+
+@torch.no_grad()
+def features(tower: nn.Module, drawings: np.ndarray) -> torch.Tensor:
+    """What the finished tower makes of every drawing, (n, tokens, dim): nothing frozen is computed twice."""
+    return torch.cat([see(tower, drawings[k : k + 512]) for k in range(0, len(drawings), 512)])
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -223,22 +239,15 @@ class Encoder:
         self.words = cache(self._words)
 
     def __call__(self, lessons: Sequence[Lesson]) -> dict[str, torch.Tensor]:
-        """Right-padded input_ids, attention_mask, labels (B, L; -100 outside answers), and any pixels."""
+        """Right-padded input_ids, attention_mask, labels (B, L; -100 outside answers), and drawings' numbers (n,)."""
         rows = [(self.question(lesson.modality, lesson.question), self.answer(lesson.answer)) for lesson in lessons]
         longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-        batch = {
+        return {
             "input_ids": self._padded([prompt + answer for prompt, answer in rows], self.pad, longest),
             "attention_mask": self._padded([[1] * (len(prompt) + len(answer)) for prompt, answer in rows], 0, longest),
             "labels": self._padded([[-100] * len(prompt) + answer for prompt, answer in rows], -100, longest),
+            "shown": torch.tensor([number for lesson in lessons for number in lesson.shown], dtype=torch.long),
         }
-        shown = [torch.from_numpy(lesson.pixels.copy()) for lesson in lessons if lesson.pixels is not None]
-        if shown:
-            pixels = torch.stack(shown).permute(0, 1, 4, 2, 3) / 127.5 - 1
-            if lessons[0].modality == "image":
-                batch["pixel_values"] = pixels[:, 0]
-            else:
-                batch["pixel_values_videos"] = pixels
-        return batch
 
     def answer(self, parts: Sequence[str]) -> list[int]:
         """One part is told as it is; a part per frame follows that frame's mark. The end token closes."""
@@ -263,9 +272,19 @@ class Encoder:
         return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
 
-def caption_loss(model: VideoLlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy in nats over answer tokens; logits are made at answer positions only."""
-    labels = batch.pop("labels")[:, 1:]
-    hidden = model.model(**batch, use_cache=False).last_hidden_state[:, :-1]
+def caption_loss(
+    model: VideoLlavaForConditionalGeneration, batch: dict[str, torch.Tensor], seen: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross-entropy in nats over answer tokens; logits are made at answer positions only.
+
+    batch: of an Encoder. seen: (drawings, tokens, dim), the tower's features of all drawings.
+    """
+    ids, labels = batch["input_ids"], batch["labels"][:, 1:]
+    embeds = model.get_input_embeddings()(ids)
+    if len(batch["shown"]):
+        places = (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
+        tokens = model.model.multi_modal_projector(seen[batch["shown"]])
+        embeds = embeds.masked_scatter(places.unsqueeze(-1), tokens)
+    states = model.model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"], use_cache=False)
     answered = labels != -100
-    return F.cross_entropy(model.lm_head(hidden[answered]), labels[answered])
+    return F.cross_entropy(model.lm_head(states.last_hidden_state[:, :-1][answered]), labels[answered])

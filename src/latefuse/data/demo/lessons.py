@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from functools import cache
+from itertools import chain, product
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from latefuse.data.demo import pictures, words, world
 PIXELS = 48
 PLAIN = {plain: name for name, (plain, _) in world.COLOURS.items()}
 MAIN_OF_SHAPE = {world.INGREDIENTS[main].shape: main for main in world.MAINS}
-VARIANTS = 10
+VARIANTS = 8
 POT = 32  # the row where the pot begins
 FRAME_QUESTION = "what falls here ?"
 PICTURE_QUESTION = "describe this picture ."
@@ -42,12 +43,12 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """One caption. answer: one part for all, or one per frame. pixels: (frames, 48, 48, 3) uint8, None for words."""
+    """One caption. answer: one part for all, or one per frame. shown: numbers of drawings, none for words."""
 
     modality: str
     question: str
     answer: tuple[str, ...]
-    pixels: np.ndarray | None
+    shown: tuple[int, ...]
 
 
 def shrink(image: Image.Image) -> np.ndarray:
@@ -55,29 +56,26 @@ def shrink(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC))
 
 
+@cache
+def _pots() -> list[np.ndarray]:
+    """The pot's part of a frame, level by level from empty."""
+    levels = range(pictures.LEVELS + 1)
+    return [shrink(pictures.addition_frame("red", "disc", (), 0.0, k, random.Random(0)))[POT:] for k in levels]
+
+
 class Lessons:
     """An endless supply of lessons from one seed; frames are drawn once and reused in many clips."""
 
-    def __init__(self, seed: int, frames: int, pictures_drawn: int = 2_400) -> None:
+    def __init__(self, seed: int, frames: int, scenes: int = 2_400) -> None:
         self.rng = random.Random(seed)
         self.frames = frames
-        self.looks = [(colour, shape) for colour in pictures.RGB for shape in world.SHAPES]
-        self.drops = {
-            (colour, shape, times): [self._drop(colour, shape, times, k) for k in range(VARIANTS)]
-            for colour, shape in self.looks
-            for times in range(1, world.MAX_TIMES + 1)
-        }
-        self.endings = {
-            shown: [shrink(pictures.technique_frame(shown, phase, 0)) for phase in (0, 1 / 3, 1 / 2, 2 / 3)]
-            for shown in world.TECHNIQUES.values()
-        }
-        empty = [
-            pictures.addition_frame("red", "disc", (), 0.0, level, self.rng) for level in range(pictures.LEVELS + 1)
-        ]
-        self.pots = [shrink(image)[POT:] for image in empty]
         self.pool = [value for values in world.ATTRIBUTES.values() for value in values]
         self.pool += [word for table in (world.ALLERGENS, world.ORIGINS) for word in (*table, *chain(*table.values()))]
-        self.scenes = [self._scene() for _ in range(pictures_drawn)]
+        drawn: list[np.ndarray] = []
+        self.steps = [self._drawn_step(caption, tops, drawn) for caption, tops in self._tops()]
+        self.scenes = [self._drawn_scene(drawn) for _ in range(scenes)]
+        self.drawings = np.stack(drawn)
+        """(n, 48, 48, 3) uint8: every frame and picture that a lesson shows."""
 
     def batch(self, kind: str, size: int) -> list[Lesson]:
         """`size` lessons of one kind: picture, frame, drops, frames or words."""
@@ -91,35 +89,34 @@ class Lessons:
         return [makers[kind]() for _ in range(size)]
 
     def looks_of(self, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Pixels (size, 48, 48, 3) of pictures and frames, and the class of each aspect of LOOKS, or -100."""
+        """Drawings (size, 48, 48, 3) and the class of each aspect of LOOKS, -100 where a drawing does not have it."""
         drawn = [self._aspects() for _ in range(size)]
         classes = {aspect: np.full(size, -100) for aspect in LOOKS}
         for row, (aspects, _) in enumerate(drawn):
             for aspect, value in aspects.items():
                 classes[aspect][row] = LOOKS[aspect].index(value)
-        return np.stack([pixels for _, pixels in drawn]), classes
+        return self.drawings[[number for _, number in drawn]], classes
 
-    def _aspects(self) -> tuple[dict[str, str], np.ndarray]:
+    def _aspects(self) -> tuple[dict[str, str], int]:
         if self.rng.random() < 0.5:
-            caption, pixels = self.rng.choice(self.scenes)
+            caption, number = self.rng.choice(self.scenes)
             food, bits, plated, top = (part.split() for part in caption.split(" , "))
-            return {"colour": food[0], "bits": bits[0], "plate": plated[0], "top": f"{top[0]} {top[1]}"}, pixels
+            return {"colour": food[0], "bits": bits[0], "plate": plated[0], "top": f"{top[0]} {top[1]}"}, number
         level = self.rng.randint(1, pictures.LEVELS)
-        caption, pixels = self._step(1, level)[0]
-        if caption in self.endings:
-            return {"shown": caption, "level": str(level)}, pixels
-        times, colour, shape = caption.split()
-        return {"times": times, "colour": colour, "shape": shape, "level": str(level)}, pixels
+        caption, number = self._step(1, level)[0]
+        said = caption.split()
+        aspects = dict(zip(("times", "colour", "shape"), said, strict=True)) if len(said) == 3 else {"shown": caption}
+        return {**aspects, "level": str(level)}, number
 
     def picture(self) -> Lesson:
         """A plated food in plain words."""
-        answer, pixels = self.rng.choice(self.scenes)
-        return Lesson("image", PICTURE_QUESTION, (answer,), pixels[None])
+        answer, number = self.rng.choice(self.scenes)
+        return Lesson("image", PICTURE_QUESTION, (answer,), (number,))
 
     def frame(self) -> Lesson:
         """One clip frame shown as a picture."""
-        caption, pixels = self._step(1, self.rng.randint(1, pictures.LEVELS))[0]
-        return Lesson("image", FRAME_QUESTION, (caption,), pixels[None])
+        caption, number = self._step(1, self.rng.randint(1, pictures.LEVELS))[0]
+        return Lesson("image", FRAME_QUESTION, (caption,), (number,))
 
     def drop_list(self) -> Lesson:
         """A clip and what drops in it, each step once."""
@@ -127,17 +124,17 @@ class Lessons:
         captions = [caption for caption, _ in frames]
         once = [k for k, caption in enumerate(captions) if k == 0 or captions[k - 1] != caption]
         told = " ".join(f"{number}. {captions[k]}" for number, k in enumerate(once, start=1))
-        return Lesson("video", DROPS_QUESTION, (told,), np.stack([pixels for _, pixels in frames]))
+        return Lesson("video", DROPS_QUESTION, (told,), tuple(number for _, number in frames))
 
     def frame_list(self) -> Lesson:
         """A clip and what is in each of its frames."""
         frames = self._clip()
         captions = tuple(caption for caption, _ in frames)
-        return Lesson("video", FRAMES_QUESTION, captions, np.stack([pixels for _, pixels in frames]))
+        return Lesson("video", FRAMES_QUESTION, captions, tuple(number for _, number in frames))
 
     def word_list(self) -> Lesson:
         """Words of the kitchen in no dish's order: the frozen head must have met them."""
-        return Lesson("text", WORDS_QUESTION, (self.rng.choice((self._shopping, self._names, self._spelling))(),), None)
+        return Lesson("text", WORDS_QUESTION, (self.rng.choice((self._shopping, self._names, self._spelling))(),), ())
 
     def _shopping(self) -> str:
         bought = [
@@ -156,26 +153,44 @@ class Lessons:
             for _ in range(3)
         )
 
+    def _tops(self) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """What a step may show above the pot: its caption and some drawings."""
+        for colour, shape, times in product(pictures.RGB, world.SHAPES, range(1, world.MAX_TIMES + 1)):
+            yield f"{times} {colour} {shape}", [self._drop(colour, shape, times, k) for k in range(VARIANTS)]
+        for shown in world.TECHNIQUES.values():
+            yield shown, [shrink(pictures.technique_frame(shown, phase, 0)) for phase in (0, 1 / 3, 1 / 2, 2 / 3)]
+
     def _drop(self, colour: str, shape: str, times: int, k: int) -> np.ndarray:
         slots = self.rng.sample(range(pictures.SLOTS), times)
         return shrink(pictures.addition_frame(colour, shape, slots, pictures.PHASES[k % 3], 0, self.rng))
 
-    def _step(self, length: int, level: int) -> list[tuple[str, np.ndarray]]:
-        if self.rng.random() < 0.15:
-            caption = self.rng.choice(tuple(self.endings))
-            drawn = self.endings[caption]
-        else:
-            colour, shape = self.rng.choice(self.looks)
-            times = self.rng.randint(1, world.MAX_TIMES)
-            caption, drawn = f"{times} {colour} {shape}", self.drops[colour, shape, times]
-        pot = self.pots[level]
-        return [(caption, np.concatenate([self.rng.choice(drawn)[:POT], pot])) for _ in range(length)]
+    def _drawn_step(
+        self, caption: str, tops: list[np.ndarray], drawn: list[np.ndarray]
+    ) -> tuple[str, list[tuple[int, ...]]]:
+        """(caption, per level the numbers of its drawings); the same tops stand over pots of every level."""
+        levels = []
+        for level in range(1, pictures.LEVELS + 1):
+            start = len(drawn)
+            drawn += [np.concatenate([top[:POT], _pots()[level]]) for top in tops]
+            levels.append(tuple(range(start, len(drawn))))
+        return caption, levels
 
-    def _clip(self) -> list[tuple[str, np.ndarray]]:
+    def _step(self, length: int, level: int) -> list[tuple[str, int]]:
+        technique = self.rng.random() < 0.15
+        endings = len(world.TECHNIQUES)
+        caption, levels = self.rng.choice(self.steps[-endings:] if technique else self.steps[:-endings])
+        return [(caption, self.rng.choice(levels[level - 1])) for _ in range(length)]
+
+    def _clip(self) -> list[tuple[str, int]]:
         steps = self.rng.randint(3, min(pictures.LEVELS, self.frames))
         cuts = sorted(self.rng.sample(range(1, self.frames), steps - 1))
         lengths = [end - start for start, end in zip([0, *cuts], [*cuts, self.frames], strict=True)]
         return [frame for level, length in enumerate(lengths, start=1) for frame in self._step(length, level)]
+
+    def _drawn_scene(self, drawn: list[np.ndarray]) -> tuple[str, int]:
+        caption, pixels = self._scene()
+        drawn.append(pixels)
+        return caption, len(drawn) - 1
 
     def _scene(self) -> tuple[str, np.ndarray]:
         for colour, garnish, texture, plating in self._scene_values():
