@@ -38,7 +38,7 @@ PATCH = 16
 class TinyOptions(Section):
     """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base."""
 
-    steps: int = 1_150
+    steps: int = 1_000
     seed: int = 0
     lr: float = 1.5e-3
     tower_steps: int = 320
