@@ -46,7 +46,11 @@ local-run: $(STAMP) ## run a recipe here: RECIPE=configs/recipes/x.yaml PROFILE=
 	@exec $(BIN)/latefuse run '$(RECIPE)' --profile '$(PROFILE)' $(SETS)
 
 mlflow-ui: $(STAMP) ## open the runs in the browser: PORT=5000
-	@exec $(BIN)/mlflow ui --port '$(PORT)' --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${LATEFUSE_HOME:-$(CURDIR)/.latefuse}/mlflow.db}"
+	@case "$${MLFLOW_TRACKING_URI:-}" in \
+	  http*) echo "the runs are at $$MLFLOW_TRACKING_URI" ;; \
+	  *) exec $(BIN)/mlflow ui --port '$(PORT)' \
+	       --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${LATEFUSE_HOME:-$(CURDIR)/.latefuse}/mlflow.db}" ;; \
+	esac
 
 pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=... PROFILE=cpu-cluster
 	@exec $(BIN)/latefuse compile '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(SETS)

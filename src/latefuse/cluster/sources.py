@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -65,29 +65,35 @@ def closure(module: str, root: Path = ROOT) -> tuple[list[Path], list[str]]:
     return sorted({*seen.values(), *data}), sorted(libraries & set(LIBRARIES))
 
 
-def _imports(name: str, path: Path, root: Path) -> Iterator[str]:
-    """Every dotted name that `path` may import: the modules, and the names taken from them in case they are modules.
-
-    A file that does not parse imports nothing; the step that needs it will say so with the line.
-    """
+def _imports(name: str, path: Path, root: Path) -> tuple[str, ...]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return _imports_of(path.read_text(encoding="utf-8"), package, root)
+
+
+@lru_cache(maxsize=1024)
+def _imports_of(text: str, package: str, root: Path) -> tuple[str, ...]:
+    """Every dotted name that a module may import: modules, and the names taken from them in case they are modules.
+
+    A text that does not parse imports nothing; the step that needs it will say so with the line.
+    """
+    found: list[str] = []
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        tree = ast.parse(text)
     except SyntaxError:
-        return
+        return ()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 head = package.rsplit(".", node.level - 1)[0]
                 base = f"{head}.{base}" if base else head
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE_TEXT.match(node.value):
             target = node.value.partition(":")[0]
-            yield from _modules_below(target.rstrip("."), root) if target.endswith(".") else [target]
+            found += _modules_below(target.rstrip("."), root) if target.endswith(".") else [target]
+    return tuple(found)
 
 
 def _modules_below(package: str, root: Path) -> list[str]:
