@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -195,7 +196,7 @@ def store_medium(out: Path, file: Path, extension: str | None = None, digest: st
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         # Writing beside the target and renaming keeps a half-copied file from ever bearing its final name.
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         shutil.copyfile(file, partial)
         os.replace(partial, target)
     return ref
