@@ -174,7 +174,11 @@ class Fusion(Section):
 
 
 class Evaluation(Section):
-    """What is measured, on how many rows, with how many bootstrap draws."""
+    """What is measured, on how many rows, with how many bootstrap draws.
+
+    side_rows: rows a task for what stands beside the arms: knock-outs, adapters off their task, outputs mixed on one
+    input. None for all of them.
+    """
 
     max_rows: int | None = None
     batch_size: int = 64
@@ -184,6 +188,7 @@ class Evaluation(Section):
     knockouts: tuple[Literal["absent", "constant", "noise", "shuffled"], ...] = ("absent", "constant", "shuffled")
     min_interval_rows: int = 50
     examples: int = 12
+    side_rows: int | None = 80
 
 
 class Recipe(Section):

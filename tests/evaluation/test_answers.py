@@ -112,7 +112,7 @@ def test_late_fusion_equals_brute_force(bench: Bench, dishes: Path) -> None:
     """On the validation items, of which one lacks its picture and one its clip."""
     rows = shared(Dataset(dishes), TASKS, "valid", bench.backbone)
     found = answer_fused(
-        bench, rows, dict.fromkeys(rows.rows, None), lambda name: active(bench.backbone, name), WEIGHTS, True
+        bench, rows, dict.fromkeys(rows.rows, None), lambda name: active(bench.backbone, name), WEIGHTS, 6
     )
     cases = {"full": ["image", "video", "text"], "absent:text": ["image", "video"], "alone:image": ["image"]}
     for condition, kept in cases.items():

@@ -82,7 +82,8 @@ def test_a_mixture_with_absent_members(
     scores = tree.sum(mixed)
     truths = scores.topk(4, dim=1).indices[:, 3]
     walks = [Walk(backbone, prompts, nullcontext) for backbone in (one, other)]
-    found = search(walks, ladder(tree), truths, weights, present, beam=2)
+    places = torch.where(present, torch.arange(ROWS), -1)
+    found = search(walks, ladder(tree), truths, weights, places, beam=2)
     assert found.rank.tolist() == [3] * ROWS
 
 

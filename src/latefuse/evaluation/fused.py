@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from latefuse.config import LateFusion, Modality
 from latefuse.evaluation.answers import Answer, Bench, ranked_answer
 from latefuse.evaluation.neglect import can_shuffle, shuffled
 from latefuse.fusion.late import Shared, learn_fused
-from latefuse.models.name_search import Walk, search
+from latefuse.models.name_search import Switched, Walk, search
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
 
@@ -37,13 +36,14 @@ def answer_fused(
     adapters: Mapping[Modality, str | None],
     acting: Acting,
     weights: Mapping[str, float],
-    knock_out: bool,
+    knock_outs: int,
     seed: int = 0,
 ) -> dict[str, tuple[list[int], list[Answer]]]:
     """Condition -> (numbers of the items that have it, their answers), condition `full` first.
 
-    With knock_out also `absent:<modality>`, `alone:<modality>` and `shuffled:<modality>`.
+    knock_outs: on how many of the items also `absent:<modality>`, `alone:<modality>` and `shuffled:<modality>`.
     """
+    knock_out = knock_outs > 0
     closed = bench.lists["name", fused.topic]
     truths = torch.tensor([closed.number(name) for name in fused.truths])
     swapped = {m: rows for m in fused.rows if knock_out and (rows := _shuffle(fused, m, seed)) is not None}
@@ -53,18 +53,15 @@ def answer_fused(
     shares = torch.tensor([weights[modality] for modality in fused.rows])
     for start in range(0, len(fused.items), size):
         numbers = list(range(start, min(start + size, len(fused.items))))
-        asked = [(name, number) for name in conditions for number in numbers]
+        asked = [(name, n) for name in conditions for n in numbers if name == "full" or n < knock_outs]
         views = [
             _View.of(bench, fused.rows[m], swapped.get(m), numbers, partial(acting, adapters[m])) for m in fused.rows
         ]
-        present = torch.stack(
-            [view.there(m, asked, conditions, numbers) for m, view in zip(fused.rows, views, strict=True)]
-        )
-        kept = present.any(dim=0)
+        places = torch.tensor([view.places(m, asked, conditions) for m, view in zip(fused.rows, views, strict=True)])
+        kept = (places >= 0).any(dim=0)
         asked = [one for one, flag in zip(asked, kept.tolist(), strict=True) if flag]
-        walks = [view.walk.at(view.places(m, asked, numbers)) for m, view in zip(fused.rows, views, strict=True)]
         wanted = truths[[number for _, number in asked]]
-        found = search(walks, closed.tree, wanted, shares, present[:, kept])
+        found = search([view.walk for view in views], closed.tree, wanted, shares, places[:, kept])
         for (name, number), rank, top in zip(asked, found.rank.tolist(), found.top.tolist(), strict=True):
             answers[name][0].append(number)
             answers[name][1].append(ranked_answer("name", rank, closed.named(top)))
@@ -73,10 +70,10 @@ def answer_fused(
 
 @dataclass(frozen=True)
 class _View:
-    """One modality of a few items: its prompts, its own first, then the shuffled ones. own: (items,) place, or -1."""
+    """One modality of a few items: its prompts, first each item's own, then the shuffled ones. own: item -> place."""
 
     walk: Walk
-    own: list[int]
+    own: dict[int, int]
 
     @classmethod
     def of(
@@ -85,7 +82,7 @@ class _View:
         rows: Sequence[Example | None],
         swapped: Sequence[Example | None] | None,
         numbers: Sequence[int],
-        switched: Callable[[], AbstractContextManager[None]],
+        switched: Switched,
     ) -> _View:
         there = [number for number in numbers if rows[number] is not None]
         shown = [row for one in (rows, swapped) if one for n in there if (row := one[n]) is not None]
@@ -95,27 +92,18 @@ class _View:
         prompts = instruct.prompt_batch(bench.backbone, shown or any_row, bench.features)
         with torch.no_grad():
             walk = Walk(bench.backbone, prompts, switched)
-        return cls(walk, [there.index(number) if number in there else -1 for number in numbers])
+        return cls(walk, {number: place for place, number in enumerate(there)})
 
-    def there(
-        self,
-        modality: Modality,
-        asked: Sequence[tuple[str, int]],
-        conditions: Mapping[str, Sequence[Modality]],
-        numbers: Sequence[int],
-    ) -> Tensor:
-        """(asked,) whether this modality takes part."""
-        return torch.tensor(
-            [modality in conditions[name] and self.own[number - numbers[0]] >= 0 for name, number in asked]
-        )
-
-    def places(self, modality: Modality, asked: Sequence[tuple[str, int]], numbers: Sequence[int]) -> Tensor:
-        """(asked,) which prompt answers; any where the modality takes no part."""
-        count = sum(place >= 0 for place in self.own)
-        own = [max(self.own[number - numbers[0]], 0) for _, number in asked]
-        return torch.tensor(
-            [at + count * (name == f"shuffled:{modality}") for at, (name, _) in zip(own, asked, strict=True)]
-        )
+    def places(
+        self, modality: Modality, asked: Sequence[tuple[str, int]], conditions: Mapping[str, Sequence[Modality]]
+    ) -> list[int]:
+        """Which prompt answers for each (condition, item) asked; -1 where the modality takes no part."""
+        return [
+            self.own[number] + len(self.own) * (name == f"shuffled:{modality}")
+            if modality in conditions[name] and number in self.own
+            else -1
+            for name, number in asked
+        ]
 
 
 def _conditions(

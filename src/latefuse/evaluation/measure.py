@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -80,6 +81,17 @@ class Plan:
     evaluation: Evaluation
     fusion: Fusion
 
+    def some(self, rows: list[Example]) -> list[Example]:
+        """The rows of a task that side measurements see."""
+        return spread(rows, self.evaluation.side_rows)
+
+
+def spread(rows: list[Example], most: int | None) -> list[Example]:
+    """All rows, or `most` of them evenly spread over the stored order."""
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+
 
 def measure(plan: Plan, dataset: Dataset, seeds: Iterable[Finished], said: Callable[[str], None]) -> Measured:
     """All sources of all seeds. The bare backbone has no seed and is run once."""
@@ -88,7 +100,7 @@ def measure(plan: Plan, dataset: Dataset, seeds: Iterable[Finished], said: Calla
     said(arms.ZERO)
     _everywhere(plan, found, arms.ZERO, NO_SEED, lambda: adapters.active(backbone, None))
     _with_grammar(plan, found, dataset)
-    _fused(plan, found, arms.ZERO, NO_SEED, None, lambda name: adapters.active(backbone, None), knock_out=False)
+    _fused(plan, found, arms.ZERO, NO_SEED, None, lambda name: adapters.active(backbone, None))
     for finished in seeds:
         acting = _attached(backbone, finished)
         _single_adapters(plan, found, finished, acting, said)
@@ -123,12 +135,14 @@ def _single_adapters(
         source = arms.only(name) if name in plan.tasks else name
         said(f"{source}, seed {finished.seed}")
         switched = partial(acting, name)
-        _everywhere(plan, found, source, finished.seed, switched)
+        own = [name] if name in plan.tasks else list(plan.tasks)
+        for task, rows in plan.rows.items():
+            part = rows if task in own else plan.some(rows)
+            found.record(source, finished.seed, "full", task, part, answer_alone(plan.bench, part, switched))
         if name != arms.WIDE:
-            own = [name] if name in plan.tasks else list(plan.tasks)
             _knocked_out(plan, found, source, finished.seed, switched, own)
         if name in (arms.MIXED, arms.WIDE):
-            _fused(plan, found, name, finished.seed, name, acting, knock_out=name == arms.MIXED)
+            _fused(plan, found, name, finished.seed, name, acting)
 
 
 def _merged(bench: Bench, folder: Path) -> Callable[[], AbstractContextManager[None]]:
@@ -186,7 +200,7 @@ def _knocked_out(
     tasks: Sequence[str],
 ) -> None:
     for task in tasks:
-        rows = plan.rows[task]
+        rows = plan.some(plan.rows[task])
         for modality in neglect.modalities_of(rows):
             for kind in plan.evaluation.knockouts:
                 if kind == "shuffled" and not neglect.can_shuffle(rows, modality):
@@ -204,26 +218,26 @@ def _late(plan: Plan, found: Measured, finished: Finished, acting: Acting, said:
     weights = finished.late.get("fused", {}).get("weights")
     if plan.fused is not None and weights and all(task in own for task in plan.fused.members.values()):
         said(f"{arms.LATE}, seed {finished.seed}")
-        _record_fused(plan, found, arms.LATE, finished.seed, dict(plan.fused.members), acting, weights, knock_out=True)
+        most = plan.evaluation.side_rows or len(plan.fused.items)
+        _record_fused(plan, found, arms.LATE, finished.seed, dict(plan.fused.members), acting, weights, most)
     same = finished.late.get("same_input", {}).get("weights")
     if same and plan.bench.backbone.peft is None:
         said(f"{arms.SAME}, seed {finished.seed}: left out, these adapters can't be attached side by side")
     elif same and len(own) > 1:
         said(f"{arms.SAME}, seed {finished.seed}")
-        for task, rows in plan.rows.items():
+        for task, every in plan.rows.items():
+            rows = plan.some(every)
             answers = answer_mixed(plan.bench, rows, list(same), torch.tensor(list(same.values())))
             found.record(arms.SAME, finished.seed, "full", task, rows, answers)
 
 
-def _fused(
-    plan: Plan, found: Measured, arm: str, seed: int, adapter: str | None, acting: Acting, knock_out: bool
-) -> None:
+def _fused(plan: Plan, found: Measured, arm: str, seed: int, adapter: str | None, acting: Acting) -> None:
     """A control on the items with several modalities: one set of weights answers for all of them."""
     if plan.fused is None or plan.valid is None:
         return
     members: dict[Modality, str | None] = dict.fromkeys(plan.fused.rows, adapter)
     weights = learned_weights(plan.bench, plan.valid, adapter, acting, plan.fusion.late)
-    _record_fused(plan, found, arm, seed, members, acting, weights, knock_out)
+    _record_fused(plan, found, arm, seed, members, acting, weights, 0)
 
 
 def _record_fused(
@@ -234,12 +248,12 @@ def _record_fused(
     members: Mapping[Modality, str | None],
     acting: Acting,
     weights: Mapping[str, float],
-    knock_out: bool,
+    knock_outs: int,
 ) -> None:
     fused = plan.fused
     if fused is None or any(modality not in weights for modality in fused.rows):
         return
-    by_condition = answer_fused(plan.bench, fused, members, acting, weights, knock_out, max(seed, 0))
+    by_condition = answer_fused(plan.bench, fused, members, acting, weights, knock_outs, max(seed, 0))
     for condition, (numbers, answers) in by_condition.items():
         rows = [_fused_row(fused, number) for number in numbers]
         found.record(arm, seed, condition, arms.FUSED, rows, answers)

@@ -127,8 +127,8 @@ def _contributions(table: ScoreTable, tasks: Sequence[TaskSummary], how: Bootstr
                     continue
                 if not table.has(arm, task.name, task.main, condition) or not table.has(arm, task.name, task.main):
                     continue
-                full, rows, items = table.matrix(arm, task.name, task.main)
-                left = table.matrix(arm, task.name, task.main, condition, rows)[0]
+                left, rows, items = table.matrix(arm, task.name, task.main, condition)
+                full = table.matrix(arm, task.name, task.main, rows=rows)[0]
                 found.append(
                     Contribution(
                         modality, task.name, task.main, arm, kind,

@@ -20,7 +20,7 @@ from latefuse.models.backbone import Backbone
 from latefuse.models.closed_list import Prompts, Trie
 
 TOP = 5
-BEAM = 24
+BEAM = 12
 WIDER = 6
 Switched = Callable[[], AbstractContextManager[None]]
 
@@ -104,6 +104,8 @@ class Walk:
         """Log-probabilities (B, K, V) behind the nodes (B, K) of one depth. sees: (B, K, nodes so far) bool."""
         device, dtype = self.mask.device, self.backbone.model.dtype
         rows, nodes = tokens.shape
+        if not rows:
+            return self.first.new_zeros(0, nodes, self.first.shape[-1])
         whole = torch.cat([self.mask.bool()[:, None].expand(-1, nodes, -1), sees.to(device)], dim=-1).unsqueeze(1)
         mask = torch.zeros(whole.shape, dtype=dtype, device=device).masked_fill(~whole, torch.finfo(dtype).min)
         positions = (self.mask.sum(dim=1, keepdim=True) + depth - 1).expand(rows, nodes)
@@ -121,23 +123,57 @@ def search(
     tree: Ladder,
     truths: Tensor,
     weights: Tensor | None = None,
-    present: Tensor | None = None,
+    places: Tensor | None = None,
     beam: int = BEAM,
 ) -> Ranked:
     """Ranks of the true names under one member, or under the mixture of several.
 
-    truths: (B,) numbers of the true names. weights: (members,), needed for several. present: (members, B) bool.
+    truths: (B,) numbers of the true names. weights: (members,), needed for several. places: (members, B) which of its
+    prompts a member answers a row with, -1 where it takes no part; by default the row's own number.
     """
-    rank, top, certain = _search(
-        [walk.at(torch.arange(len(truths))) for walk in members], tree, truths, weights, present, beam
-    )
+    if places is None:
+        places = torch.arange(len(truths)).expand(len(members), -1)
+    rank, top, certain = _search(members, tree, truths, weights, places, beam)
     while not bool(certain.all()):
         beam *= WIDER
         again = (~certain).nonzero()[:, 0]
-        some = None if present is None else present[:, again]
-        found = _search([walk.at(again) for walk in members], tree, truths[again], weights, some, beam)
+        found = _search(members, tree, truths[again], weights, places[:, again], beam)
         rank[again], top[again], certain[again] = found
     return Ranked(rank, top)
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """The members on their way down together, each with the rows in which it takes part."""
+
+    walks: list[Walk]
+    rows: list[Tensor]
+    present: Tensor
+    weights: Tensor | None
+
+    @classmethod
+    def of(cls, members: Sequence[Walk], places: Tensor, weights: Tensor | None) -> _Mixture:
+        rows = [(own >= 0).nonzero()[:, 0] for own in places]
+        walks = [walk.at(own[here]) for walk, own, here in zip(members, places, rows, strict=True)]
+        return cls(walks, rows, places >= 0, weights)
+
+    def first(self) -> Tensor:
+        """Log-probabilities (B, 1, V) of a name's first token."""
+        return self._mixed([walk.first for walk in self.walks])
+
+    def step(self, tokens: Tensor, sees: Tensor, depth: int) -> Tensor:
+        """Log-probabilities (B, K, V) behind the nodes of one depth."""
+        pairs = zip(self.walks, self.rows, strict=True)
+        return self._mixed([walk.step(tokens[rows], sees[rows], depth) for walk, rows in pairs])
+
+    def _mixed(self, found: Sequence[Tensor]) -> Tensor:
+        if self.weights is None:
+            return found[0]
+        shape = (len(found), self.present.shape[1], *found[0].shape[1:])
+        stacked = found[0].new_zeros(shape)
+        for number, (rows, log_probs) in enumerate(zip(self.rows, found, strict=True)):
+            stacked[number, rows] = log_probs
+        return mix(stacked, self.weights, self.present.unsqueeze(-1).expand(shape[:-1]))
 
 
 def _search(
@@ -145,13 +181,14 @@ def _search(
     tree: Ladder,
     truths: Tensor,
     weights: Tensor | None,
-    present: Tensor | None,
+    places: Tensor,
     beam: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rank, best names, and whether the rank is certain, under one width of the beam."""
     rows = len(truths)
     nodes, scores = torch.zeros(rows, 1, dtype=torch.long), torch.zeros(rows, 1)
-    log_probs = _mixed([walk.first for walk in members], weights, present)
+    mixture = _Mixture.of(members, places, weights)
+    log_probs = mixture.first()
     sees = torch.zeros(rows, 1, 0, dtype=torch.bool)
     bound, own = torch.full((rows,), -torch.inf), torch.full((rows,), -torch.inf)
     best, names = torch.full((rows, TOP + 1), -torch.inf), torch.full((rows, TOP + 1), -1)
@@ -178,18 +215,10 @@ def _search(
         nodes, tokens = children.gather(1, kept).clamp(min=0), words.gather(1, kept)
         above = sees.gather(1, parents.unsqueeze(-1).expand(-1, -1, sees.shape[-1]))
         sees = torch.cat([above, torch.eye(width, dtype=torch.bool).expand(rows, -1, -1)], dim=-1)
-        log_probs = _mixed([walk.step(tokens, sees, depth) for walk in members], weights, present)
+        log_probs = mixture.step(tokens, sees, depth)
     above_own = ((best >= own[:, None]) & (names != truths[:, None]) & (names >= 0)).sum(dim=1)
     if bool(own.isnan().any()):
         raise ValueError("a name's score is not a number; check the adapter's weights for NaN")
     certain = (bound < own) | (above_own >= TOP) | torch.tensor(beam >= tree.widest)
     top = names[:, :TOP].masked_fill(best[:, :TOP] == -torch.inf, -1)
     return above_own, top, certain
-
-
-def _mixed(log_probs: Sequence[Tensor], weights: Tensor | None, present: Tensor | None) -> Tensor:
-    if weights is None:
-        return log_probs[0]
-    stacked = torch.stack(list(log_probs))
-    there = None if present is None else present.unsqueeze(-1).expand(stacked.shape[:-1])
-    return mix(stacked, weights, there)

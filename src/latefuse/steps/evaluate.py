@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from latefuse.config import Evaluation, Fusion, Task
@@ -23,7 +22,7 @@ from latefuse.evaluation import report
 from latefuse.evaluation.answers import Bench, closed_lists
 from latefuse.evaluation.cost import costs
 from latefuse.evaluation.intervals import Bootstrap
-from latefuse.evaluation.measure import Finished, Measured, Plan, measure
+from latefuse.evaluation.measure import Finished, Measured, Plan, measure, spread
 from latefuse.evaluation.metrics import METRICS
 from latefuse.evaluation.report import gallery, pictures
 from latefuse.evaluation.report.build import headline
@@ -92,6 +91,7 @@ def run(
         repeat=_repeat(plan, data, seeds, tasks),
         confidence=evaluation.confidence,
         fewest=evaluation.min_interval_rows,
+        side=evaluation.side_rows,
     )
     (out / "report.html").write_text(report.build(shown), encoding="utf-8")
     return _finish(plan, data, summary, metrics, tracker, out, began)
@@ -138,7 +138,7 @@ def _plan(
     features = Features(backbone, data.media, cache / "features" if cache else None)
     bench = Bench(backbone, features, evaluation, closed_lists(data, backbone))
     rows = {
-        name: _spread(get(task.kind).examples(data, task, "test", backbone), evaluation.max_rows)
+        name: spread(get(task.kind).examples(data, task, "test", backbone), evaluation.max_rows)
         for name, task in tasks.items()
     }
     shared: dict[str, late.Shared | None] = {"test": None, "valid": None}
@@ -151,13 +151,6 @@ def _plan(
                 print(f"evaluate: no late fusion of several modalities on split {split!r}: {reason}")
     features.warm(_media(rows, shared.values()), progress=True)
     return Plan(bench, tasks, rows, shared["test"], shared["valid"], evaluation, fusion)
-
-
-def _spread(rows: list[Example], most: int | None) -> list[Example]:
-    """All rows, or `most` of them evenly spread over the stored order."""
-    if most is None or len(rows) <= most:
-        return rows
-    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
 
 
 def _media(rows: Mapping[str, Sequence[Example]], shared: Iterable[late.Shared | None]) -> Iterable[MediaRef]:

@@ -33,6 +33,7 @@ class Report:
     description: str = ""
     confidence: float = 0.95
     fewest: int = 50
+    side: int | None = None
 
 
 def build(report: Report) -> str:
