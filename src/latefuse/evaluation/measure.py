@@ -199,11 +199,14 @@ def _knocked_out(
     switched: Callable[[], AbstractContextManager[Any]],
     tasks: Sequence[str],
 ) -> None:
+    """Every knock-out on the tasks; of the mixed control only the one that tells content from memory."""
     for task in tasks:
         rows = plan.some(plan.rows[task])
         for modality in neglect.modalities_of(rows):
             for kind in plan.evaluation.knockouts:
                 if kind == "shuffled" and not neglect.can_shuffle(rows, modality):
+                    continue
+                if source == arms.MIXED and kind != "shuffled":
                     continue
                 changed = neglect.KNOCK_OUTS[kind](rows, modality, max(seed, 0))
                 if modality == "text":

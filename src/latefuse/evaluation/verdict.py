@@ -145,9 +145,9 @@ def _content(summary: Summary) -> list[Sentence]:
     for one in headline_contributions(summary):
         if one.task == FUSED:
             continue
-        label = f"{one.modality} {one.condition}" + (" between rows" if one.condition == "shuffled" else "")
+        label = f"the {one.modality} {one.condition}" + (" between rows" if one.condition == "shuffled" else "")
         full, left = number(one.metric, one.full.value), number(one.metric, one.left.value)
-        text = f"With {label}, {one.task} falls from {full} to {left}"
+        text = f"With {label}, the {one.task} task falls from {full} to {left}"
         told = difference(one.metric, one.worth)
         gain = one.worth.value * METRICS[one.metric].better
         if one.worth.excludes_zero and gain > 0:
@@ -161,24 +161,26 @@ def _content(summary: Summary) -> list[Sentence]:
 
 
 def _off(summary: Summary) -> list[Sentence]:
-    """The worst harm that an adapter does to another task, if any is shown."""
-    pairs: list[tuple[float, str, TaskSummary, Cell]] = [
-        (cell.against_zero.value * METRICS[summary.task(name).main].better, adapter, summary.task(name), cell)
+    """The worst harm that an adapter does to another task, shown harm before a lower mean that is not shown."""
+    pairs = [
+        (adapter, summary.task(name), cell, cell.against_zero)
         for adapter, cells in summary.off.items()
         for name, cell in cells.items()
-        if name != adapter and name != FUSED and cell.against_zero is not None and not isnan(cell.against_zero.value)
+        if name not in (adapter, FUSED) and cell.against_zero is not None and not isnan(cell.against_zero.value)
     ]
     if not pairs:
         return []
-    _, adapter, task, cell = min(pairs, key=lambda pair: pair[0])
-    assert cell.against_zero is not None
-    told = difference(task.main, cell.against_zero)
-    worse = cell.against_zero.value * METRICS[task.main].better < 0
-    if worse and cell.against_zero.excludes_zero:
-        return [Sentence(f"Off modality: the {adapter} adapter hurts {task.name} by {told} against zero-shot.", "bad")]
-    return [
-        Sentence(
-            f"Off modality: no adapter is shown to hurt another task; the lowest is {adapter} on {task.name}, {told}.",
-            "good",
-        )
-    ]
+
+    def harm(pair: tuple[str, TaskSummary, Cell, Estimate]) -> tuple[bool, float]:
+        lost = -pair[3].value * METRICS[pair[1].main].better
+        return (lost > 0 and pair[3].excludes_zero, lost)
+
+    adapter, task, _, found = max(pairs, key=harm)
+    told = f"{adapter} on {task.name}, {difference(task.main, found)} against zero-shot"
+    if harm((adapter, task, _, found))[0]:
+        return [Sentence(f"Off modality: an adapter hurts another task, most {told}.", "bad")]
+    if all(cell.mean.value == gained.value for _, _, cell, gained in pairs):
+        text = "Off modality: zero-shot gets nothing right on any task, so there is nothing that an adapter could hurt."
+        return [Sentence(text, "open")]
+    tone: Tone = "good" if found.has_interval else "open"
+    return [Sentence(f"Off modality: no adapter is shown to hurt another task; the lowest is {told}.", tone)]

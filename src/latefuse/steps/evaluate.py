@@ -225,7 +225,7 @@ def _facts(plan: Plan, seeds: Sequence[Finished], began: float) -> dict[str, str
     backbone = plan.bench.backbone
     return {
         "backbone": backbone.name,
-        "tasks": ", ".join(f"{name} ({task.modality})" for name, task in plan.tasks.items()),
+        "tasks": ", ".join(n if n == task.modality else f"{n} ({task.modality})" for n, task in plan.tasks.items()),
         "seeds": ", ".join(str(one.seed) for one in seeds),
         "test rows": ", ".join(f"{name} {len(rows)}" for name, rows in plan.rows.items()),
         "measured in": f"{time.perf_counter() - began:.0f} s",

@@ -193,7 +193,7 @@ def _off(summary: Summary) -> dict[str, Any]:
                 }
             )
         lines.append({"adapter": adapter, "cells": line})
-    kept = [k for k, _ in enumerate(summary.tasks) if any(line["cells"][k] for line in lines)]
+    kept = [k for k in range(len(summary.tasks)) if any(line["cells"][k] for line in lines)]
     return {
         "tasks": [summary.tasks[k] for k in kept],
         "labels": [METRICS[summary.tasks[k].main].label for k in kept],
