@@ -63,12 +63,16 @@ def slug(name: str) -> str:
 
 
 def scrub(text: str) -> str:
-    """`text` without the values of secret environment variables, well-known token shapes and the home folder."""
+    """`text` without the home folder, the values of secret environment variables and well-known token shapes.
+
+    The home folder goes first: it would no longer be found once a secret inside it is gone.
+    """
+    home = str(Path.home())
+    if len(home) > 1:
+        text = re.sub(rf"{re.escape(home)}(?=[/\\\"'\s,;:)\]}}<]|$)", "~", text)
     for value in _secrets():
         text = text.replace(value, "***")
-    text = _SECRET_SHAPE.sub("***", text)
-    home = str(Path.home())
-    return re.sub(rf"{re.escape(home)}(?=[/\\\"'\s,;:)\]}}<]|$)", "~", text) if len(home) > 1 else text
+    return _SECRET_SHAPE.sub("***", text)
 
 
 def _secrets() -> list[str]:
