@@ -204,7 +204,10 @@ def _set_environment(values: dict[str, str | None]) -> None:
 
 
 def _alive_mark(pid: int) -> str:
-    return f"{pid}:{psutil.Process(pid).create_time()}"
+    process = psutil.Process(pid)
+    if process.status() == psutil.STATUS_ZOMBIE:  # dead, and its parent has not looked yet
+        raise psutil.NoSuchProcess(pid)
+    return f"{pid}:{process.create_time()}"
 
 
 def _watch(mark: str) -> None:
