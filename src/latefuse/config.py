@@ -249,13 +249,15 @@ class Resources(Section):
 class Profile(Section):
     """One YAML: where and how big a recipe runs.
 
-    `recipe` overrides keys of any recipe (more seeds), `lengthen` multiplies the steps of every task.
+    `recipe` overrides keys of any recipe (more seeds), `lengthen` multiplies the steps of every task. `side_by_side`
+    is how many nodes a local run has at work at a time; they share the cores.
     """
 
     name: str
     launcher: Literal["none", "torchrun", "deepspeed"] = "none"
     processes: int = Field(1, ge=1)
     threads: int | None = None
+    side_by_side: int = Field(1, ge=1)
     deepspeed: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     default: Resources = Resources()

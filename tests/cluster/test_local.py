@@ -94,6 +94,27 @@ def test_runs_then_takes_everything_from_the_cache_then_only_what_is_unchanged(t
     assert CANARY not in json.dumps(server.runs) + out + again + changed
 
 
+def test_nodes_that_do_not_wait_for_each_other_run_side_by_side_and_share_the_cores(tmp_path, environment, server):
+    process = start(environment, {"image": {"wait_s": 600}, "video": {"wait_s": 600}})
+    both = [waiting(tmp_path, f"finetune-{name}") for name in ("image", "video")]
+    assert all(step.is_running() for step in both)
+    share = str(max(1, os.cpu_count() // 2))
+    assert [step.environ()["OMP_NUM_THREADS"] for step in both] == [share, share]
+    process.terminate()
+    process.communicate(timeout=200)
+    assert not any(step.is_running() and step.status() != psutil.STATUS_ZOMBIE for step in both)
+    assert ends(server, "golden", "finetune-image", "finetune-video") == ["KILLED"] * 3
+
+
+def test_what_is_at_work_when_another_node_fails_is_kept_in_the_cache(tmp_path, environment, server):
+    status, out = run(environment, {"image": {"fail": True}, "video": {"wait_s": 8}})
+    assert status == 1
+    assert "< finetune-video" in out
+    status, again = run(environment, {"video": {"wait_s": 8}})
+    assert status == 0, again
+    assert "= finetune-video" in again
+
+
 def test_a_failing_step_fails_the_run_and_is_not_cached(tmp_path, environment, server):
     status, out = run(environment, {"video": {"fail": True}})
     assert status == 1

@@ -10,10 +10,11 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,12 +37,19 @@ class Node:
     summary: str = ""
     out: Path | None = None
     run_id: str | None = None
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def result(self) -> dict[str, Any]:
         """The step's result.json; empty where it wrote none."""
         path = self.out / "result.json" if self.out else None
         return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+
+
+class _Here(threading.local):
+    """The node that this thread runs: nodes may run side by side, each in a thread."""
+
+    node: Node | None = None
 
 
 class Console(logging.Filter):
@@ -52,8 +60,7 @@ class Console(logging.Filter):
         super().__init__()
         self.nodes: dict[str, Node] = {}
         self._stream, self._outputs, self._cache, self._link = stream, outputs, cache, link
-        self._started = 0.0
-        self._current: Node | None = None
+        self._here = _Here()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -75,7 +82,7 @@ class Console(logging.Filter):
         if match := _STARTS.match(text):
             self._start(match[1])
         elif match := _ENDS.match(text):
-            self._end(match[2] == "SUCCESS")
+            self._end(self._here.node, match[2] == "SUCCESS")
         elif match := _CACHED.match(text):
             self._hit(match[1], match[2])
         elif record.levelno >= logging.WARNING:
@@ -90,10 +97,10 @@ class Console(logging.Filter):
     def progress(self, text: str) -> None:
         """Show a progress bar: in place on a terminal, now and then in a log."""
         if self._stream.isatty():
-            self._stream.write(f"\r\x1b[2K    {text}")
+            self._stream.write(f"\r\x1b[2K{self._prefix()}{text}")
             self._stream.flush()
         else:
-            self.line(f"    {text}")
+            self.line(f"{self._prefix()}{text}")
 
     def clear(self) -> None:
         """Wipe a bar that stands on the terminal's last line."""
@@ -102,34 +109,41 @@ class Console(logging.Filter):
 
     def said(self, text: str) -> None:
         """A line that the running step printed; the last one is its summary and is shown with its time."""
-        if self._current is None:
+        node = self._here.node
+        if node is None:
             self.line(f"    {text}")
             return
-        self._release()
-        self._current.summary = text
+        self._release(node)
+        node.summary = text
 
-    def _release(self) -> None:
-        if self._current is not None and self._current.summary:
-            self.line(f"    {self._current.summary}")
+    def _release(self, node: Node) -> None:
+        if node.summary:
+            self.line(f"{self._prefix(node)}{node.summary}")
+
+    def _prefix(self, node: Node | None = None) -> str:
+        """Who speaks, where several nodes are at work."""
+        node = node or self._here.node
+        alone = node is None or sum(one.status == "running" for one in self.nodes.values()) < 2
+        return "    " if alone or node is None else f"    {node.name}: "
 
     def interrupted(self) -> None:
-        """Close the books on a node that was running when the run was ended from outside."""
-        if self._current is not None:
-            self._end(ok=False)
+        """Close the books on the nodes that were running when the run was ended from outside."""
+        for node in list(self.nodes.values()):
+            if node.status == "running":
+                self._end(node, ok=False)
 
     def _start(self, name: str) -> None:
-        self._current = self.nodes[name] = Node(name)
-        self._started = time.monotonic()
+        self._here.node = self.nodes[name] = Node(name)
+        self.clear()
         self.line(f"> {name}")
 
-    def _end(self, ok: bool) -> None:
-        node = self._current
-        if node is None:
+    def _end(self, node: Node | None, ok: bool) -> None:
+        if node is None or node.status != "running":
             return
         if not ok:
-            self._release()
-        self._current = None
-        node.seconds = time.monotonic() - self._started
+            self._release(node)
+        self._here.node = None
+        node.seconds = time.monotonic() - node.started
         node.status = "done" if ok else "failed"
         roots = [path for path in self._outputs.glob(f"*/{node.name}/out") if path.exists()]
         node.out = max(roots, key=lambda path: path.stat().st_mtime, default=None)
@@ -152,8 +166,8 @@ class Console(logging.Filter):
         self.line(f"= {name:<24}  cached    {node.summary}{made}")
 
 
-class _StepLines:
-    """The stream that `kfp.local` prints the steps' output to."""
+class _StepLines(threading.local):
+    """The stream that `kfp.local` prints the steps' output to; every thread has half-read lines of its own."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -15,6 +15,7 @@ from typing import Any
 from latefuse import places, tracking
 from latefuse.cluster.console import COLOUR, Console
 from latefuse.cluster.processes import owned
+from latefuse.cluster.side_by_side import side_by_side
 from latefuse.cluster.sources import source_digest
 from latefuse.config import Config
 from latefuse.data.sources import raw_digest
@@ -56,7 +57,7 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
         parent.artifact(settings)
         try:
             with owned():
-                _execute(build(config), arguments(config), outputs, cache, console)
+                _execute(build(config), arguments(config), outputs, cache, console, config.profile.side_by_side)
         except KeyboardInterrupt:
             console.interrupted()
             tracking.replay(outputs, unfinished="KILLED")  # of steps that were ended before they could say so
@@ -75,7 +76,7 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
     }
 
 
-def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, console: Console) -> None:
+def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, console: Console, most: int) -> None:
     from kfp import local
 
     outputs.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, c
         cache_root=str(cache),
     )
     try:
-        with warnings.catch_warnings(), console.listening():
+        with warnings.catch_warnings(), console.listening(), side_by_side(most):
             warnings.simplefilter("ignore")
             pipeline(**given)
     except RuntimeError as error:
