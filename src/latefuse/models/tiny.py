@@ -41,15 +41,14 @@ class TinyOptions(Section):
     steps: int = 1_000
     seed: int = 0
     lr: float = 1.5e-3
-    tower_steps: int = 320
+    tower_steps: int = 260
     tower_lr: float = 2e-3
     looks: int = 96
-    clips: int = 8
-    pictures: int = 24
+    clips: int = 4
+    pictures: int = 16
     frames: int = 8
     hidden: int = 128
     layers: int = 4
-    threads: int | None = None
 
 
 MIX: Mapping[str, float] = {
@@ -58,6 +57,8 @@ MIX: Mapping[str, float] = {
     "drops": 0.40,
     "frames": 0.22,
     "words": 0.06,
+    "echo": 0.04,
+    "glossary": 0.10,
 }
 
 
@@ -119,7 +120,7 @@ def tokens_per_frame() -> int:
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """The deterministic transform of the demo base: bicubic to 64 px, values in [-1, 1]."""
+    """The deterministic transform of the demo base: bicubic to 48 px, values in [-1, 1]."""
     return CLIPImageProcessorPil(
         size={"height": PIXELS, "width": PIXELS}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )

@@ -234,7 +234,7 @@ def training_arguments(job: Job, todo: Schedule, world: World, folder: Path) -> 
         lr_scheduler_kwargs=options,
         weight_decay=one.weight_decay,
         max_grad_norm=one.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         logging_steps=min(one.log_every, one.max_steps),
         logging_nan_inf_filter=False,
         save_strategy="steps",

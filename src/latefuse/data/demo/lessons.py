@@ -1,13 +1,13 @@
 """General captions that the demo base learns from: plain words for drawn shapes, never a dish, a recipe or an answer.
 
 Pictures keep clear of every held-out (colour, garnish, main) triple; clips drop random shapes in no recipe's order;
-words are shopping lists and word lists, never paired with media.
+words are lists and a glossary that says one plain phrase after the other in kitchen words, never paired with media.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, product
@@ -27,7 +27,17 @@ PICTURE_QUESTION = "describe this picture ."
 DROPS_QUESTION = "list the drops of this clip ."
 FRAMES_QUESTION = "what is in each frame of this clip ?"
 WORDS_QUESTION = "write a list ."
-QUESTIONS = (FRAME_QUESTION, PICTURE_QUESTION, DROPS_QUESTION, FRAMES_QUESTION, WORDS_QUESTION)
+ECHO_QUESTION = ", say it again ."
+GLOSSARY_QUESTION = ", in kitchen words ."
+QUESTIONS = (
+    FRAME_QUESTION,
+    PICTURE_QUESTION,
+    DROPS_QUESTION,
+    FRAMES_QUESTION,
+    WORDS_QUESTION,
+    ECHO_QUESTION,
+    GLOSSARY_QUESTION,
+)
 LOOKS = {
     "colour": tuple(pictures.RGB),
     "shape": world.SHAPES,
@@ -39,6 +49,22 @@ LOOKS = {
     "level": tuple(str(level) for level in range(1, pictures.LEVELS + 1)),
 }
 """What a picture or a frame can be asked about, and the plain answers."""
+
+GLOSSARY: Mapping[str, tuple[float, tuple[tuple[str, str], ...]]] = {
+    "colour": (0.2, tuple((f"{plain} food", name) for name, (plain, _) in world.COLOURS.items())),
+    "garnish": (0.15, tuple((f"{' '.join(look)} on top", name) for name, look in world.GARNISHES.items())),
+    "main": (0.15, tuple((f"{world.INGREDIENTS[name].shape} bits", name) for name in world.MAINS)),
+    "technique": (0.1, tuple((shown, name) for name, shown in world.TECHNIQUES.items())),
+    "amount": (
+        0.4,
+        tuple(
+            (f"{times} {look.colour} {look.shape}", words.addition_text(look.name, times))
+            for look in world.INGREDIENTS.values()
+            for times in range(1, world.MAX_TIMES + 1)
+        ),
+    ),
+}
+"""Topic -> its share, and plain phrases with what the kitchen calls them."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +104,15 @@ class Lessons:
         """(n, 48, 48, 3) uint8: every frame and picture that a lesson shows."""
 
     def batch(self, kind: str, size: int) -> list[Lesson]:
-        """`size` lessons of one kind: picture, frame, drops, frames or words."""
+        """`size` lessons of one kind: picture, frame, drops, frames, words, echo or glossary."""
         makers = {
             "picture": self.picture,
             "frame": self.frame,
             "drops": self.drop_list,
             "frames": self.frame_list,
             "words": self.word_list,
+            "echo": self.echo,
+            "glossary": self.glossary,
         }
         return [makers[kind]() for _ in range(size)]
 
@@ -135,6 +163,21 @@ class Lessons:
     def word_list(self) -> Lesson:
         """Words of the kitchen in no dish's order: the frozen head must have met them."""
         return Lesson("text", WORDS_QUESTION, (self.rng.choice((self._shopping, self._names, self._spelling))(),), ())
+
+    def echo(self) -> Lesson:
+        """Words to be said again: every word is met where it is read and where it is said."""
+        said = " ".join(self.rng.choices(self.pool, k=self.rng.randint(3, 8)))
+        return Lesson("text", f"{said} {ECHO_QUESTION}", (said,), ())
+
+    def glossary(self) -> Lesson:
+        """A few plain phrases, each said in kitchen words."""
+        plain, meant = zip(*(self._entry() for _ in range(self.rng.randint(2, 5))), strict=True)
+        return Lesson("text", f"{' , '.join(plain)} {GLOSSARY_QUESTION}", (" ; ".join(meant),), ())
+
+    def _entry(self) -> tuple[str, str]:
+        """A plain phrase and what the kitchen calls it."""
+        topic = self.rng.choices(tuple(GLOSSARY), weights=[share for share, _ in GLOSSARY.values()])[0]
+        return self.rng.choice(GLOSSARY[topic][1])
 
     def _shopping(self) -> str:
         bought = [
