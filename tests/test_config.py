@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from latefuse.config import MIXED, Config, ConfigError, Data, Profile, Resources, load
+from latefuse.config import MIXED, Config, ConfigError, Data, Profile, Resources
+from latefuse.configfile import load
 
 RECIPE = """\
 name: x

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from latefuse.config import Config, ConfigError, Job, load
+from latefuse.config import Config, ConfigError, Job
+from latefuse.configfile import load
 from latefuse.data.errors import DataError
 
 

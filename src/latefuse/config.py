@@ -1,4 +1,4 @@
-"""One recipe, one profile, a few overrides: one checked, frozen configuration.
+"""The one schema of a configuration: recipe, profile and what follows from them, checked and frozen.
 
 Nothing heavy is imported here: `latefuse --help` and pipeline compilation both load this file.
 """
@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Modality = Literal["image", "video", "text"]
@@ -318,88 +317,6 @@ def _widened(task: Task, times: int) -> Task:
     adapter = task.adapter
     wide = adapter.model_copy(update={"r": adapter.r * times, "alpha": adapter.alpha * times})
     return task.model_copy(update={"adapter": wide})
-
-
-def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] = ()) -> Config:
-    """Read a recipe and a profile, apply `key.path=value` overrides, return the checked configuration.
-
-    profile: a name under `configs/profiles` or a path. sets: overrides of the recipe; a bare `train.x` or
-    `adapter.x` reaches every task, `tasks.<name>.train.x` one. Raises ConfigError.
-    """
-    profile_path = _profile_path(profile)
-    checked_profile = checked(Profile, _read(profile_path), profile_path)
-    raw = _resized(_read(Path(recipe)), checked_profile, Path(recipe))
-    for item in sets:
-        key, sep, value = item.partition("=")
-        if not sep or not key:
-            raise ConfigError(f"--set {item!r}: expected key.path=value, for instance train.max_steps=20")
-        _assign(raw, key.strip(), value)
-    return Config(recipe=checked(Recipe, raw, Path(recipe)), profile=checked_profile)
-
-
-def _resized(raw: dict[str, Any], profile: Profile, path: Path) -> dict[str, Any]:
-    """The recipe under the profile: overrides, of which a bare `train` or `adapter` reaches every task, and length."""
-    every = {part: profile.recipe[part] for part in ("train", "adapter") if part in profile.recipe}
-    tasks = raw.get("tasks") if isinstance(raw.get("tasks"), Mapping) else {}
-    if every:
-        raw = _deep_merge(raw, {"tasks": dict.fromkeys(tasks or {}, every)})
-    raw = _deep_merge(raw, profile.recipe)
-    if profile.lengthen != 1:
-        for name, task in checked(Recipe, raw, path).tasks.items():
-            _put(raw, ["tasks", name, "train", "max_steps"], max(1, round(task.train.max_steps * profile.lengthen)))
-    return raw
-
-
-def _profile_path(profile: str | Path) -> Path:
-    path = Path(profile)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    folder = Path("configs/profiles")
-    path = folder / f"{profile}.yaml"
-    if not path.exists():
-        raise ConfigError(
-            f"profile {str(profile)!r}: no {path}{nearest(str(profile), [p.stem for p in folder.glob('*.yaml')])}"
-        )
-    return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        others = [str(p) for p in path.parent.glob("*.yaml")]
-        raise ConfigError(f"{path}: no such file{nearest(str(path), others)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping at the top, found {type(raw).__name__}")
-    return raw
-
-
-def _deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both together; `over` wins."""
-    merged = dict(base)
-    for key, value in over.items():
-        known = merged.get(key)
-        merged[key] = _deep_merge(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _assign(raw: dict[str, Any], key: str, text: str) -> None:
-    value = yaml.safe_load(text)
-    parts = key.split(".")
-    if parts[0] in ("train", "adapter"):
-        for task in raw.get("tasks", {}).values():
-            _put(task, parts, value)
-    _put(raw, parts, value)
-
-
-def _put(raw: dict[str, Any], parts: list[str], value: Any) -> None:
-    for part in parts[:-1]:
-        raw = raw.setdefault(part, {})
-        if not isinstance(raw, dict):
-            raise ConfigError(f"--set {'.'.join(parts)}: {part!r} is a value, not a section")
-    raw[parts[-1]] = value
 
 
 def checked(schema: type[S], raw: Mapping[str, Any], path: Path | str) -> S:

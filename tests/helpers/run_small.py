@@ -7,7 +7,7 @@ import small_graph
 
 from latefuse.cluster import local
 from latefuse.cluster.summary import closing_words
-from latefuse.config import load
+from latefuse.configfile import load
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latefuse.config import load
+from latefuse.configfile import load
 from pipelines.compile import compile_pipeline
 
 GOLDEN = Path("tests/golden")

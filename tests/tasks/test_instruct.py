@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from latefuse.config import AdapterConfig, Task
+from latefuse.config import Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.fusion.scores import mix
-from latefuse.models.adapters import active, attach
 from latefuse.prompts import MediaRef
 from latefuse.tasks import instruct
 from latefuse.training.features import Features
@@ -143,32 +142,6 @@ def test_predict_stays_inside_the_allowed_tokens(data: Dataset, backbone: Any, f
         backbone, rows, 40, features=features, batch_size=5, allowed=lambda row, written: tree.allowed(written)
     )
     assert set(texts) <= set(NAMES)
-
-
-def test_a_mix_of_one_adapter_with_itself_writes_what_it_writes_alone(
-    data: Dataset, backbone: Any, features: Features
-) -> None:
-    for number, name in enumerate(("one", "two")):
-        attach(backbone, AdapterConfig(r=2), ["image", "text"], seed=number, name=name)
-    for name, parameter in backbone.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    rows = rows_of(data, backbone, "image")[:3]
-    words = rows_of(data, backbone, "text")[:3]
-    with active(backbone, "two"):
-        alone = instruct.predict(backbone, rows, 6, features=features)
-    same = [instruct.Stream(backbone, rows, "two", features)] * 2
-    assert instruct.generate_mixed(same, torch.tensor([0.4, 0.6]), 6) == alone
-    missing = [instruct.Stream(backbone, [None] * 3, "one", features), instruct.Stream(backbone, rows, "two", features)]
-    assert instruct.generate_mixed(missing, torch.tensor([0.5, 0.5]), 6, batch_size=2) == alone
-    with active(backbone, "one"):
-        other = instruct.predict(backbone, words, 6, features=features)
-    partly = [
-        instruct.Stream(backbone, [None, words[1], words[2]], "one", features),
-        instruct.Stream(backbone, [rows[0], None, rows[2]], "two", features),
-    ]
-    mixed = instruct.generate_mixed(partly, torch.tensor([0.5, 0.5]), 6)
-    assert mixed[:2] == [alone[0], other[1]]
 
 
 def test_an_absent_medium_is_said_in_words(data: Dataset, backbone: Any, features: Features) -> None:

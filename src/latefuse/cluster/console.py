@@ -192,8 +192,7 @@ class _StepLines(threading.local):
     def encoding(self) -> str:
         return sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
 
-    def _line(self, line: str) -> None:
-        text = line[4:] if line.startswith("    ") else line
+    def _line(self, text: str) -> None:
         if self._inside_inputs:
             self._inside_inputs = text != "}"
             return

@@ -21,6 +21,7 @@ from latefuse.data.dataset import Dataset
 from latefuse.evaluation.classification import Score, naming_scores
 from latefuse.evaluation.grammar import Allowed
 from latefuse.evaluation.metrics import kind_of, written_scores
+from latefuse.fusion.generate import Stream, generate_mixed
 from latefuse.models.adapters import active
 from latefuse.models.backbone import Backbone
 from latefuse.models.closed_list import build_trie
@@ -175,10 +176,8 @@ def answer_mixed(bench: Bench, rows: Sequence[Example], adapters: Sequence[str],
         )
 
     def write(part: Sequence[Example]) -> list[str]:
-        streams = [instruct.Stream(bench.backbone, part, name, bench.features) for name in adapters]
-        return instruct.generate_mixed(
-            streams, weights, bench.settings.max_new_tokens, batch_size=bench.settings.batch_size
-        )
+        streams = [Stream(bench.backbone, part, name, bench.features) for name in adapters]
+        return generate_mixed(streams, weights, bench.settings.max_new_tokens, batch_size=bench.settings.batch_size)
 
     return answer(bench, rows, rank, write)
 

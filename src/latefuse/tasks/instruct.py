@@ -18,11 +18,8 @@ from tqdm import tqdm
 
 from latefuse.config import Task
 from latefuse.data.dataset import Dataset
-from latefuse.fusion.scores import mix
-from latefuse.models.adapters import active
 from latefuse.models.backbone import Backbone, MediaBatch
 from latefuse.models.closed_list import Prompts, Trie, build_trie, node_hidden
-from latefuse.models.streams import Decoder, decode_mixed
 from latefuse.prompts import Splicer
 from latefuse.prompts.splice import IGNORE
 from latefuse.tasks.conversation import Example, answer_tokens, current, rewrite, select
@@ -30,8 +27,8 @@ from latefuse.training.batching import by_length, pad
 from latefuse.training.features import Features
 
 __all__ = [
-    "Batch", "Example", "Stream", "answer_tokens", "collate", "examples", "generate_mixed", "loss",
-    "next_token_logprobs", "nll", "node_logprobs", "predict", "prompt_batch", "rewrite", "score", "select", "trie",
+    "Batch", "Example", "answer_tokens", "collate", "decode", "examples", "loss", "next_token_logprobs", "nll",
+    "node_logprobs", "predict", "progress_bar", "prompt_batch", "rewrite", "score", "select", "trie",
 ]  # fmt: skip
 
 NODE_SLICE = 256
@@ -131,7 +128,7 @@ def predict(
     rows = current(rows, backbone)
     end_id = Splicer.of(backbone).end_id
     texts = [""] * len(rows)
-    with _progress(len(rows), "generate", progress) as bar:
+    with progress_bar(len(rows), "generate", progress) as bar:
         for numbers in _batches(rows, batch_size):
             part = [rows[number] for number in numbers]
             prompts = prompt_batch(backbone, part, features)
@@ -191,7 +188,7 @@ def score(
     tree = trie(names, backbone)
     parents, tokens = tree.edges
     total = torch.empty(len(rows), len(names))
-    with _progress(len(rows), "score", progress) as bar:
+    with progress_bar(len(rows), "score", progress) as bar:
         for numbers in _batches(rows, batch_size):
             prompts = prompt_batch(backbone, [rows[number] for number in numbers], features)
             edges = torch.empty(len(numbers), len(tokens))
@@ -221,59 +218,6 @@ def node_logprobs(
         states = [hidden for _, hidden in node_hidden(backbone, prompt_batch(backbone, part, features), tree)]
         log_probs = torch.log_softmax(backbone.logits(torch.cat(states, dim=1)).float(), dim=-1)
         yield list(range(start, start + len(part))), log_probs.cpu()
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One member of a mix. rows: its prompt for every mixed row, None where its modality is missing.
-
-    adapter: the name(s) under which its adapter is attached to the backbone, None for the bare backbone.
-    """
-
-    backbone: Backbone
-    rows: Sequence[Example | None]
-    adapter: str | Sequence[str] | None
-    features: Features
-
-
-def generate_mixed(
-    streams: Sequence[Stream],
-    weights: Tensor,
-    max_new_tokens: int = 96,
-    *,
-    batch_size: int = 32,
-    progress: bool = False,
-) -> list[str]:
-    """Greedy answers, one a row: every stream sees its own prompt, the mixed distribution picks each token.
-
-    weights: (streams,), see `fusion.scores.mix`. Raises ValueError when streams disagree in length or a row has no
-    prompt in any of them.
-    """
-    sizes = {len(stream.rows) for stream in streams}
-    if len(sizes) != 1:
-        raise ValueError(f"streams of {sorted(sizes)} rows can't be mixed: one entry a row in each, None where absent")
-    total = sizes.pop()
-    splicer = Splicer.of(streams[0].backbone)
-    texts: list[str] = []
-    with _progress(total, "generate", progress) as bar:
-        for start in range(0, total, batch_size):
-            stop = min(start + batch_size, total)
-            here = [k for k, stream in enumerate(streams) if any(row is not None for row in stream.rows[start:stop])]
-            members = [_decoder(streams[k], start, stop) for k in here]
-            # A stream that is missing throughout leaves its weight to the others, as `mix` does row by row.
-            shares = weights[here] * (weights.sum() / weights[here].sum())
-            written = decode_mixed(members, stop - start, shares, mix, splicer.end_id, max_new_tokens)
-            texts += [decode(streams[0].backbone, ids, splicer.end_id) for ids in written]
-            bar.update(stop - start)
-    return texts
-
-
-def _decoder(stream: Stream, start: int, stop: int) -> Decoder:
-    present = [(place, row) for place, row in enumerate(stream.rows[start:stop]) if row is not None]
-    prompts = prompt_batch(stream.backbone, [row for _, row in present], stream.features)
-    return Decoder(
-        stream.backbone, prompts, [place for place, _ in present], lambda: active(stream.backbone, stream.adapter)
-    )
 
 
 def prompt_batch(backbone: Backbone, rows: Sequence[Example], features: Features) -> Prompts:
@@ -307,5 +251,6 @@ def _on_device(batch: Batch, backbone: Backbone) -> Batch:
     )
 
 
-def _progress(total: int, what: str, progress: bool) -> Any:
+def progress_bar(total: int, what: str, progress: bool) -> Any:
+    """A bar over rows; silent unless asked for."""
     return tqdm(total=total, desc=what, unit="row", disable=None if progress else True, leave=False)
