@@ -175,8 +175,9 @@ class Fusion(Section):
 class Evaluation(Section):
     """What is measured, on how many rows, with how many bootstrap draws.
 
-    side_rows: rows a task for what stands beside the arms: knock-outs, adapters off their task, outputs mixed on one
-    input. None for all of them.
+    max_rows: rows a task, evenly spread over its topics; side_rows: of those, for what stands beside the arms:
+    knock-outs, adapters off their task, and, half as many, outputs mixed. None for all of them. workers: processes that
+    measure side by side, each with a backbone of its own.
     """
 
     max_rows: int | None = None
@@ -188,6 +189,7 @@ class Evaluation(Section):
     min_interval_rows: int = 50
     examples: int = 12
     side_rows: int | None = 80
+    workers: int = Field(1, ge=1)
 
 
 class Recipe(Section):

@@ -64,6 +64,15 @@ class Measured:
             line = dict(zip(names, key, strict=True))
             self.said.append(line | {"answer": said.text, "reference": row.answer, "rank": said.rank, "top": said.top})
 
+    @classmethod
+    def joined(cls, parts: Iterable[Measured]) -> Measured:
+        """Several of them as one, in order."""
+        whole = cls()
+        for part in parts:
+            whole.scores.lines += part.scores.lines
+            whole.said += part.said
+        return whole
+
     def predictions(self) -> pl.DataFrame:
         """One line per arm, seed, condition and row."""
         return pl.DataFrame(self.said, infer_schema_length=None)
@@ -85,31 +94,78 @@ class Plan:
         """The rows of a task that side measurements see."""
         return spread(rows, self.evaluation.side_rows)
 
+    @property
+    def mixed_rows(self) -> int | None:
+        """How many rows answer where each is asked of several adapters: half as many as beside one adapter."""
+        return self.evaluation.side_rows and max(self.evaluation.side_rows // 2, 1)
+
 
 def spread(rows: list[Example], most: int | None) -> list[Example]:
-    """All rows, or `most` of them evenly spread over the stored order."""
+    """All rows, or `most` of them evenly spread over the stored order of every topic, in stored order."""
     if most is None or len(rows) <= most:
         return rows
-    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+    by_topic = sorted(range(len(rows)), key=lambda number: (rows[number].topic, number))
+    places = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))
+    return [rows[number] for number in sorted(by_topic[place] for place in places)]
 
 
-def measure(plan: Plan, dataset: Dataset, seeds: Iterable[Finished], said: Callable[[str], None]) -> Measured:
-    """All sources of all seeds. The bare backbone has no seed and is run once."""
-    found = Measured()
-    backbone = plan.bench.backbone
-    said(arms.ZERO)
-    _everywhere(plan, found, arms.ZERO, NO_SEED, lambda: adapters.active(backbone, None))
-    _with_grammar(plan, found, dataset)
-    _fused(plan, found, arms.ZERO, NO_SEED, None, lambda name: adapters.active(backbone, None))
-    for finished in seeds:
-        acting = _attached(backbone, finished)
-        _single_adapters(plan, found, finished, acting, said)
-        _late(plan, found, finished, acting, said)
-        for method, folder in finished.merges.items():
-            said(f"{arms.merge_name(method)}, seed {finished.seed}")
-            _everywhere(plan, found, arms.merge_name(method), finished.seed, _merged(plan.bench, folder))
-        adapters.detach(backbone)
-    return found
+@dataclass(frozen=True)
+class Unit:
+    """What is measured in one go: one source under one seed.
+
+    source: arms.ZERO, arms.LATE, arms.SAME, the name of an adapter or of a merge.
+    """
+
+    seed: int
+    source: str
+
+    def __str__(self) -> str:
+        return self.source if self.seed == NO_SEED else f"{self.source}, seed {self.seed}"
+
+
+@dataclass
+class Sources:
+    """All sources of all seeds over one plan. The bare backbone has no seed and is measured once."""
+
+    plan: Plan
+    dataset: Dataset
+    seeds: Mapping[int, Finished]
+    _attached: tuple[int, Acting] | None = None
+
+    def units(self) -> list[Unit]:
+        """Everything there is to measure, what is long in front."""
+        late = [Unit(seed, arm) for seed in self.seeds for arm in (arms.LATE, arms.SAME)]
+        alone = [Unit(seed, name) for seed, one in self.seeds.items() for name in one.adapters]
+        merged = [Unit(seed, arms.merge_name(method)) for seed, one in self.seeds.items() for method in one.merges]
+        return [*late, Unit(NO_SEED, arms.ZERO), *alone, *merged]
+
+    def measure(self, unit: Unit) -> Measured:
+        """One unit on the test rows."""
+        plan, found, backbone = self.plan, Measured(), self.plan.bench.backbone
+        if unit.source == arms.ZERO:
+            bare = partial(adapters.active, backbone, None)
+            _everywhere(plan, found, arms.ZERO, NO_SEED, bare)
+            _with_grammar(plan, found, self.dataset)
+            _fused(plan, found, arms.ZERO, NO_SEED, None, lambda name: bare())
+            return found
+        finished, acting = self.seeds[unit.seed], self._acting(unit.seed)
+        if unit.source in finished.adapters:
+            _single_adapter(plan, found, finished.seed, unit.source, acting)
+        elif unit.source == arms.LATE:
+            _late(plan, found, finished, acting)
+        elif unit.source == arms.SAME:
+            _same_input(plan, found, finished)
+        else:
+            folders = {arms.merge_name(method): folder for method, folder in finished.merges.items()}
+            _everywhere(plan, found, unit.source, finished.seed, _merged(plan.bench, folders[unit.source]))
+        return found
+
+    def _acting(self, seed: int) -> Acting:
+        """The adapters of a seed, attached; those of the seed before are taken off."""
+        if self._attached is None or self._attached[0] != seed:
+            adapters.detach(self.plan.bench.backbone)
+            self._attached = (seed, _attached(self.plan.bench.backbone, self.seeds[seed]))
+        return self._attached[1]
 
 
 def _attached(backbone: Backbone, finished: Finished) -> Acting:
@@ -127,22 +183,18 @@ def _attached(backbone: Backbone, finished: Finished) -> Acting:
     return acts
 
 
-def _single_adapters(
-    plan: Plan, found: Measured, finished: Finished, acting: Acting, said: Callable[[str], None]
-) -> None:
-    """Each adapter on every task's rows, and knocked out on its own: what routing and the off-modality check need."""
-    for name in finished.adapters:
-        source = arms.only(name) if name in plan.tasks else name
-        said(f"{source}, seed {finished.seed}")
-        switched = partial(acting, name)
-        own = [name] if name in plan.tasks else list(plan.tasks)
-        for task, rows in plan.rows.items():
-            part = rows if task in own else plan.some(rows)
-            found.record(source, finished.seed, "full", task, part, answer_alone(plan.bench, part, switched))
-        if name != arms.WIDE:
-            _knocked_out(plan, found, source, finished.seed, switched, own)
-        if name in (arms.MIXED, arms.WIDE):
-            _fused(plan, found, name, finished.seed, name, acting)
+def _single_adapter(plan: Plan, found: Measured, seed: int, name: str, acting: Acting) -> None:
+    """An adapter on every task's rows, and knocked out on its own: what routing and the off-modality check need."""
+    source = arms.only(name) if name in plan.tasks else name
+    switched = partial(acting, name)
+    own = [name] if name in plan.tasks else list(plan.tasks)
+    for task, rows in plan.rows.items():
+        part = rows if task in own else plan.some(rows)
+        found.record(source, seed, "full", task, part, answer_alone(plan.bench, part, switched))
+    if name != arms.WIDE:
+        _knocked_out(plan, found, source, seed, switched, own)
+    if name in (arms.MIXED, arms.WIDE):
+        _fused(plan, found, name, seed, name, acting)
 
 
 def _merged(bench: Bench, folder: Path) -> Callable[[], AbstractContextManager[None]]:
@@ -215,23 +267,27 @@ def _knocked_out(
                 found.record(source, seed, f"{kind}:{modality}", task, rows, answers)
 
 
-def _late(plan: Plan, found: Measured, finished: Finished, acting: Acting, said: Callable[[str], None]) -> None:
-    """Late fusion of the separate adapters: on items with several modalities, and on one and the same input."""
-    own = {name: name for name in plan.tasks if name in finished.adapters}
+def _late(plan: Plan, found: Measured, finished: Finished, acting: Acting) -> None:
+    """Late fusion of the separate adapters on items with several modalities, each seeing its own."""
     weights = finished.late.get("fused", {}).get("weights")
+    own = [task for task in plan.tasks if task in finished.adapters]
     if plan.fused is not None and weights and all(task in own for task in plan.fused.members.values()):
-        said(f"{arms.LATE}, seed {finished.seed}")
-        most = plan.evaluation.side_rows or len(plan.fused.items)
+        most = plan.mixed_rows or len(plan.fused.items)
         _record_fused(plan, found, arms.LATE, finished.seed, dict(plan.fused.members), acting, weights, most)
+
+
+def _same_input(plan: Plan, found: Measured, finished: Finished) -> None:
+    """Outputs of the separate adapters mixed on one and the same input: an arm of its own."""
     same = finished.late.get("same_input", {}).get("weights")
-    if same and plan.bench.backbone.peft is None:
-        said(f"{arms.SAME}, seed {finished.seed}: left out, these adapters can't be attached side by side")
-    elif same and len(own) > 1:
-        said(f"{arms.SAME}, seed {finished.seed}")
-        for task, every in plan.rows.items():
-            rows = plan.some(every)
-            answers = answer_mixed(plan.bench, rows, list(same), torch.tensor(list(same.values())))
-            found.record(arms.SAME, finished.seed, "full", task, rows, answers)
+    if not same or len(same) < 2:
+        return
+    if plan.bench.backbone.peft is None:
+        print(f"evaluate: {arms.SAME}, seed {finished.seed}: left out, these adapters can't be attached side by side")
+        return
+    for task, every in plan.rows.items():
+        rows = spread(every, plan.mixed_rows)
+        answers = answer_mixed(plan.bench, rows, list(same), torch.tensor(list(same.values())))
+        found.record(arms.SAME, finished.seed, "full", task, rows, answers)
 
 
 def _fused(plan: Plan, found: Measured, arm: str, seed: int, adapter: str | None, acting: Acting) -> None:

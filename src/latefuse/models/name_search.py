@@ -2,7 +2,8 @@
 
 A name's log-likelihood only falls as it grows, so a beginning that already scores below the true name can hold no name
 above it. The search goes down the trie level by level and keeps the best beginnings of every row; the best one dropped
-is the bound up to which the answer is certain. Rows for which it is not are searched again, wider, at last in full.
+is the bound up to which the answer is certain. Rows for which it is not are searched again, wider, and the few that
+are left once more: the true name's score is known by then, and every beginning above it is followed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from latefuse.models.closed_list import Prompts, Trie
 TOP = 5
 BEAM = 12
 WIDER = 6
+SLACK = 1e-3  # nats; what two ways of adding up one score may differ by
+MOST_BYTES = 2**29
 Switched = Callable[[], AbstractContextManager[None]]
 
 
@@ -133,13 +136,18 @@ def search(
     """
     if places is None:
         places = torch.arange(len(truths)).expand(len(members), -1)
-    rank, top, certain = _search(members, tree, truths, weights, places, beam)
-    while not bool(certain.all()):
-        beam *= WIDER
-        again = (~certain).nonzero()[:, 0]
-        found = _search(members, tree, truths[again], weights, places[:, again], beam)
-        rank[again], top[again], certain[again] = found
+    rank, top, certain, own = _search(members, tree, truths, weights, places, beam)
+    bytes_of_row = members[0].first.shape[-1] * 4 * tree.widest
+    for wider in (beam * WIDER, None):
+        for again in _some((~certain).nonzero()[:, 0], max(1, MOST_BYTES // bytes_of_row)):
+            floor = own[again] - SLACK
+            found = _search(members, tree, truths[again], weights, places[:, again], wider, floor)
+            rank[again], top[again], certain[again] = found[:3]
     return Ranked(rank, top)
+
+
+def _some(rows: Tensor, most: int) -> Sequence[Tensor]:
+    return rows.split(most) if len(rows) else ()
 
 
 @dataclass(frozen=True)
@@ -182,9 +190,13 @@ def _search(
     truths: Tensor,
     weights: Tensor | None,
     places: Tensor,
-    beam: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rank, best names, and whether the rank is certain, under one width of the beam."""
+    beam: int | None,
+    floor: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rank, best names, whether the rank is certain, and the true name's score.
+
+    Followed are the best `beam` beginnings of every row, of those that score above its `floor` (B,).
+    """
     rows = len(truths)
     nodes, scores = torch.zeros(rows, 1, dtype=torch.long), torch.zeros(rows, 1)
     mixture = _Mixture.of(members, places, weights)
@@ -203,7 +215,9 @@ def _search(
         best, chosen = whole.topk(TOP + 1, dim=1)
         names = torch.cat([names, ends], dim=1).gather(1, chosen)
         going = grown.masked_fill((ends >= 0) | (children < 0), -torch.inf)
-        width = min(beam, going.shape[1])
+        if floor is not None:
+            going = going.masked_fill(going < floor[:, None], -torch.inf)
+        width = min(int((going != -torch.inf).sum(dim=1).max()), beam or going.shape[1])
         forced = going.masked_fill(children == tree.paths[truths, depth][:, None], torch.inf)
         forced = forced.masked_fill(going == -torch.inf, -torch.inf)
         kept = forced.topk(width, dim=1).indices
@@ -219,6 +233,6 @@ def _search(
     above_own = ((best >= own[:, None]) & (names != truths[:, None]) & (names >= 0)).sum(dim=1)
     if bool(own.isnan().any()):
         raise ValueError("a name's score is not a number; check the adapter's weights for NaN")
-    certain = (bound < own) | (above_own >= TOP) | torch.tensor(beam >= tree.widest)
+    certain = (bound < own) | (above_own >= TOP) | torch.tensor(beam is None or beam >= tree.widest)
     top = names[:, :TOP].masked_fill(best[:, :TOP] == -torch.inf, -1)
-    return above_own, top, certain
+    return above_own, top, certain, own

@@ -32,7 +32,7 @@ from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 from latefuse.prompts.splice import Splicer
 from latefuse.prompts.template import template_for
 
-PATCH = 16
+PATCH = 24
 
 
 class TinyOptions(Section):
@@ -78,7 +78,7 @@ def build(options: Mapping[str, Any], out: Path, on_log: Callable[[dict[str, flo
 
 
 def architecture(tokenizer: PreTrainedTokenizerFast, settings: TinyOptions) -> VideoLlavaConfig:
-    """The shapes: 48 px in 16 px patches (10 tokens a frame with CLS), towers 96 x 3, Llama `hidden` x `layers`."""
+    """The shapes: 48 px in 24 px patches (5 tokens a frame with CLS), towers 96 x 3, Llama `hidden` x `layers`."""
     vision = CLIPVisionConfig(
         hidden_size=96,
         intermediate_size=256,

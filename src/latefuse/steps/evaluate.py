@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from latefuse.evaluation import report
 from latefuse.evaluation.answers import Bench, closed_lists
 from latefuse.evaluation.cost import costs
 from latefuse.evaluation.intervals import Bootstrap
-from latefuse.evaluation.measure import Finished, Measured, Plan, measure, spread
+from latefuse.evaluation.measure import Finished, Measured, Plan, Sources, spread
 from latefuse.evaluation.metrics import METRICS
 from latefuse.evaluation.report import gallery, pictures
 from latefuse.evaluation.report.build import headline
 from latefuse.evaluation.scores import NO_SEED, ORACLE, ScoreTable, copy_lines
 from latefuse.evaluation.summary import Summary, flat_metrics, summarise
 from latefuse.evaluation.terminal import table
+from latefuse.evaluation.workers import measure_all
 from latefuse.fusion import late
 from latefuse.models.adapters import read_card
 from latefuse.models.backbone import load as load_backbone
@@ -64,9 +66,10 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     data = Dataset(dataset)
     trained, merged = [_result(path) for path in finetuned], [_result(path) for path in fused]
-    seeds = _finished(finetuned, fused, tasks, fusion)
-    plan = _plan(evaluation, tasks, fusion, data, backbone, cache)
-    measured = measure(plan, data, seeds, lambda text: print(f"evaluate: {text}", flush=True))
+    again = partial(_sources, evaluation, tasks, fusion, dataset, backbone, list(finetuned), list(fused), cache)
+    sources = again()
+    plan, seeds = sources.plan, list(sources.seeds.values())
+    measured = measure_all(sources, again, evaluation.workers)
     arms = _arms(plan, seeds)
     scores = _scores(plan, data, measured, arms)
     how = Bootstrap(evaluation.bootstrap, evaluation.confidence, evaluation.min_interval_rows)
@@ -95,6 +98,22 @@ def run(
     )
     (out / "report.html").write_text(report.build(shown), encoding="utf-8")
     return _finish(plan, data, summary, metrics, tracker, out, began)
+
+
+def _sources(
+    evaluation: Evaluation,
+    tasks: Mapping[str, Task],
+    fusion: Fusion,
+    dataset: Path,
+    backbone: Path,
+    finetuned: Sequence[Path],
+    fused: Sequence[Path],
+    cache: Path | None,
+) -> Sources:
+    """Backbone, test rows and adapters, ready to be measured."""
+    data = Dataset(dataset)
+    seeds = {one.seed: one for one in _finished(finetuned, fused, tasks, fusion)}
+    return Sources(_plan(evaluation, tasks, fusion, data, backbone, cache), data, seeds)
 
 
 def _result(folder: Path) -> dict[str, Any]:

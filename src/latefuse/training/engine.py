@@ -57,6 +57,17 @@ class Learner(nn.Module):
         self.model = backbone.model
         self.backbone = backbone
         self.task = get(kind)
+        self.model.train()
+        self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool = True) -> Learner:
+        """The Trainer asks for it at every step; only a change goes through all modules."""
+        return super().train(mode) if mode is not self.training else self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of what has gradients: the adapter, not every weight of a frozen backbone."""
+        for parameter in self.trained:
+            parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
 
     def forward(self, **batch: Any) -> Tensor:
         """Summed cross-entropy in nats, a scalar."""

@@ -51,12 +51,14 @@ LOOKS = {
 """What a picture or a frame can be asked about, and the plain answers."""
 
 GLOSSARY: Mapping[str, tuple[float, tuple[tuple[str, str], ...]]] = {
-    "colour": (0.2, tuple((f"{plain} food", name) for name, (plain, _) in world.COLOURS.items())),
-    "garnish": (0.15, tuple((f"{' '.join(look)} on top", name) for name, look in world.GARNISHES.items())),
-    "main": (0.15, tuple((f"{world.INGREDIENTS[name].shape} bits", name) for name in world.MAINS)),
-    "technique": (0.1, tuple((shown, name) for name, shown in world.TECHNIQUES.items())),
+    "colour": (0.15, tuple((f"{plain} food", name) for name, (plain, _) in world.COLOURS.items())),
+    "garnish": (0.12, tuple((f"{' '.join(look)} on top", name) for name, look in world.GARNISHES.items())),
+    "main": (0.12, tuple((f"{world.INGREDIENTS[name].shape} bits", name) for name in world.MAINS)),
+    "technique": (0.08, tuple((shown, name) for name, shown in world.TECHNIQUES.items())),
+    "origin": (0.12, tuple((town, name) for name, towns in world.ORIGINS.items() for town in towns)),
+    "allergen": (0.12, tuple((trace, name) for name, traces in world.ALLERGENS.items() for trace in traces)),
     "amount": (
-        0.4,
+        0.29,
         tuple(
             (f"{times} {look.colour} {look.shape}", words.addition_text(look.name, times))
             for look in world.INGREDIENTS.values()

@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,6 +105,14 @@ def read_card(text: str) -> Read:
     return {"origin": origins[0], "allergens": tuple(held)} if origins else {}
 
 
+@lru_cache(maxsize=4_096)
+def _read_file(path: Path, modality: str, frames: int) -> Read:
+    """A medium is asked about more than once, and read once."""
+    if modality == "image":
+        return read_picture(shrink(media.open_image(path)))
+    return read_clip(np.stack([shrink(frame) for frame in media.read_frames(path, frames)]))
+
+
 @dataclass
 class _Reader:
     data: Dataset
@@ -122,9 +130,7 @@ class _Reader:
         path = row["media"][0]["path"] if row["media"] else ""
         if not path:
             return {}
-        if row["modality"] == "image":
-            return read_picture(shrink(media.open_image(self.data.media(path))))
-        return read_clip(np.stack([shrink(f) for f in media.read_frames(self.data.media(path), self.frames)]))
+        return _read_file(self.data.media(path), row["modality"], self.frames)
 
     def scores(self, row: Mapping[str, Any]) -> Scores:
         read = self.read(row)

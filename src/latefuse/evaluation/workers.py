@@ -1,0 +1,65 @@
+"""Sources measured side by side, every worker with a backbone of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from latefuse.evaluation.measure import Measured, Sources, Unit
+
+_mine: Sources | None = None
+
+
+def measure_all(sources: Sources, again: Callable[[], Sources], workers: int) -> Measured:
+    """All units of the sources, in their order.
+
+    again: makes the same sources in a worker, picklable; it is called only where there are several workers.
+    """
+    units = sources.units()
+    workers = min(workers, len(units))
+    with tqdm(total=len(units), desc="evaluate", unit="source") as bar:
+        if workers == 1:
+            return Measured.joined([_told(bar, unit, sources.measure(unit)) for unit in units])
+        with _pool(again, workers) as pool:
+            waiting = {pool.submit(_measure, unit): number for number, unit in enumerate(units)}
+            parts: dict[int, Measured] = {}
+            for future in as_completed(waiting):
+                number = waiting[future]
+                parts[number] = _told(bar, units[number], future.result())
+        return Measured.joined([parts[number] for number in range(len(units))])
+
+
+def _told(bar: Any, unit: Unit, found: Measured) -> Measured:
+    bar.set_postfix_str(str(unit), refresh=False)
+    bar.update()
+    return found
+
+
+@contextmanager
+def _pool(again: Callable[[], Sources], workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers that share the cores; after an error what has not begun is dropped."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    spawn = multiprocessing.get_context("spawn")  # a forked process may not use the threads of its parent's torch
+    pool = ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(again, threads))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(again: Callable[[], Sources], threads: int) -> None:
+    global _mine
+    torch.set_num_threads(threads)
+    _mine = again()
+
+
+def _measure(unit: Unit) -> Measured:
+    assert _mine is not None
+    return _mine.measure(unit)
