@@ -139,13 +139,14 @@ def _named(
 
 
 @pytest.fixture
-def make_finetuned(fresh_backbone: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+def make_finetuned(fresh_backbone: Callable[..., Any], dishes: Path, tmp_path: Path) -> Callable[..., Path]:
     """`make(task, modality, seed, **AdapterConfig)` -> a folder as `finetune` writes it, with random weights."""
 
     def make(task: str, modality: str, seed: int = 0, **options: Any) -> Path:
         import torch
 
         from latefuse.config import AdapterConfig
+        from latefuse.data.dataset import Dataset
         from latefuse.models import adapters
 
         backbone = fresh_backbone()
@@ -157,7 +158,7 @@ def make_finetuned(fresh_backbone: Callable[..., Any], tmp_path: Path) -> Callab
                 parameter.data += scale * torch.randn(parameter.shape, generator=generator)
         card = adapters.AdapterCard(
             task=task, modality=modality, arm=task, seed=seed, backbone_digest=backbone.digest,
-            config_digest="c", data_fingerprint="d",
+            config_digest="c", data_fingerprint=Dataset(dishes).fingerprint,
         )  # fmt: skip
         folder = tmp_path / "finetuned" / f"{task}-{seed}"
         adapters.save(peft, folder / "adapter", card)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,8 @@ import pytest
 
 from latefuse.config import Evaluation, Fusion, Task
 from latefuse.data.errors import DataError
+from latefuse.evaluation.measure import spread
+from latefuse.models.adapter_files import AdapterError
 from latefuse.steps import evaluate, fuse
 from latefuse.tracking import Null
 
@@ -35,6 +38,7 @@ EVALUATION = Evaluation(
 
 
 MADE: list[tuple[Path, dict[str, Any], Remembering]] = []
+FINISHED: list[Path] = []
 
 
 class Remembering(Null):
@@ -78,6 +82,7 @@ def outcome(
     if MADE:
         return MADE[0]
     finished = _finished(make_finetuned)
+    FINISHED[:] = finished
     fused = []
     for seed in (0, 1):
         fused.append(tmp_path / f"fused-{seed}")
@@ -165,6 +170,35 @@ def test_metrics_have_the_fixed_names(outcome: tuple[Path, dict[str, Any], Remem
     assert {"eval/contribution/image", "eval/contribution/video", "eval/contribution/text"} <= set(metrics)
 
 
+def test_workers_side_by_side_find_what_one_process_finds(
+    outcome: tuple[Path, dict[str, Any], Remembering],
+    dishes: Path,
+    backbone_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    out, _, _ = outcome
+    finished = [out.parents[0] / name for name in ("fused-0", "fused-1")]
+    settings = EVALUATION.model_copy(update={"workers": 2})
+    again = tmp_path / "again"
+    evaluate.run(
+        settings, TASKS, FUSION, dishes, backbone_folder(), FINISHED, finished, again, Null(), tmp_path / "cache"
+    )
+    one, other = (pl.read_parquet(path / "scores.parquet") for path in (out, again))
+    keys = ["arm", "seed", "condition", "task", "row", "metric"]
+    assert one.select(keys).equals(other.select(keys))
+    gaps = (one["value"] - other["value"]).abs().drop_nulls()
+    assert float(gaps.max()) < 1e-6
+
+
+def test_spread_takes_of_every_topic_its_share_in_stored_order() -> None:
+    rows = [SimpleNamespace(topic="ab"[k % 2], number=k) for k in range(20)]
+    chosen = spread(rows, 10)
+    assert [row.number for row in chosen] == sorted(row.number for row in chosen)
+    assert {topic: sum(row.topic == topic for row in chosen) for topic in "ab"} == {"a": 5, "b": 5}
+    assert spread(rows, 20) == rows
+    assert spread(rows, None) == rows
+
+
 def test_an_adapter_of_no_task_is_refused(
     dishes: Path, backbone_folder: Callable[..., Path], make_finetuned: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -172,6 +206,18 @@ def test_an_adapter_of_no_task_is_refused(
     tasks = {"image": TASKS["image"]}
     with pytest.raises(DataError, match="no task of this recipe"):
         evaluate.run(EVALUATION, tasks, FUSION, dishes, backbone_folder(), finished, [], tmp_path / "out", Null())
+
+
+def test_an_adapter_of_another_dataset_is_refused(
+    dishes: Path, backbone_folder: Callable[..., Path], make_finetuned: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished = _finished(make_finetuned, seeds=(0,))
+    card = finished[0] / "adapter" / "adapter.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"data_fingerprint": "f" * 16}))
+    with pytest.raises(AdapterError, match=r"trained on dataset f+, .* run finetune on this dataset"):
+        evaluate.run(EVALUATION, TASKS, FUSION, dishes, backbone_folder(), finished, [], tmp_path / "out", Null())
+    with pytest.raises(AdapterError, match="trained on dataset"):
+        fuse.run(FUSION, TASKS, dishes, backbone_folder(), finished, 0, tmp_path / "fused", Null())
 
 
 def test_a_folder_without_result_is_named(dishes: Path, backbone_folder: Callable[..., Path], tmp_path: Path) -> None:

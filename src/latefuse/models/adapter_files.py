@@ -53,15 +53,25 @@ class AdapterCard(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
-def read_card(folder: str | Path) -> AdapterCard:
-    """The card of a saved adapter. Raises AdapterError when it is missing or malformed."""
+def read_card(folder: str | Path, fingerprint: str | None = None) -> AdapterCard:
+    """The card of a saved adapter. Raises AdapterError when it is missing or malformed.
+
+    fingerprint: of the dataset that the adapter is used with; one that was trained on another is refused, since rows it
+    has learned may stand in this one's test split.
+    """
     path = Path(folder) / CARD
     try:
-        return AdapterCard.model_validate_json(path.read_text(encoding="utf-8"))
+        card = AdapterCard.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AdapterError(f"{path}: no such file; an adapter of latefuse has its card there") from None
     except (ValidationError, ValueError) as error:
         raise AdapterError(f"{path}: not an adapter card: {error}") from error
+    if fingerprint is not None and card.data_fingerprint != fingerprint:
+        raise AdapterError(
+            f"{path}: trained on dataset {card.data_fingerprint[:12]}, but this is {fingerprint[:12]}: rows it has "
+            "learned may be test rows here; run finetune on this dataset"
+        )
+    return card
 
 
 def write(folder: Path, state: Mapping[str, Tensor], config: LoraConfig, card: AdapterCard) -> None:

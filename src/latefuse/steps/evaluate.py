@@ -112,7 +112,7 @@ def _sources(
 ) -> Sources:
     """Backbone, test rows and adapters, ready to be measured."""
     data = Dataset(dataset)
-    seeds = {one.seed: one for one in _finished(finetuned, fused, tasks, fusion)}
+    seeds = {one.seed: one for one in _finished(finetuned, fused, tasks, fusion, data.fingerprint)}
     return Sources(_plan(evaluation, tasks, fusion, data, backbone, cache), data, seeds)
 
 
@@ -126,12 +126,12 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _finished(
-    finetuned: Iterable[Path], fused: Iterable[Path], tasks: Mapping[str, Task], fusion: Fusion
+    finetuned: Iterable[Path], fused: Iterable[Path], tasks: Mapping[str, Task], fusion: Fusion, fingerprint: str
 ) -> list[Finished]:
     """What every seed left behind, by seed; adapters that belong to no task and no control are refused."""
     folders: dict[int, dict[str, Path]] = {}
     for path in finetuned:
-        card = read_card(path / "adapter")
+        card = read_card(path / "adapter", fingerprint)
         if card.arm not in tasks and card.arm not in (named.MIXED, named.WIDE):
             raise DataError(f"{path}: an adapter of {card.arm!r}, which is no task of this recipe: {', '.join(tasks)}")
         folders.setdefault(card.seed, {})[card.arm] = path / "adapter"

@@ -70,7 +70,7 @@ def run(
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     data = Dataset(dataset)
-    folders, skipped = _chosen(adapters, tasks, seed)
+    folders, skipped = _chosen(adapters, tasks, seed, data.fingerprint)
     bench = _bench(fusion, tasks, data, backbone, folders, seed, cache)
     chosen = _search(bench)
     _attach(bench, folders)
@@ -96,13 +96,15 @@ def run(
     return result
 
 
-def _chosen(folders: Sequence[Path], tasks: Mapping[str, Task], seed: int) -> tuple[dict[str, Path], list[str]]:
+def _chosen(
+    folders: Sequence[Path], tasks: Mapping[str, Task], seed: int, fingerprint: str
+) -> tuple[dict[str, Path], list[str]]:
     """The adapter of each task under this seed, in the recipe's order, and the names of what was passed over."""
     found: dict[str, Path] = {}
     skipped = []
     for path in folders:
         folder = path if (path / PEFT_CONFIG).exists() else path / "adapter"
-        card = read_card(folder)
+        card = read_card(folder, fingerprint)
         if card.arm not in tasks or card.seed != seed:
             skipped.append(f"{card.arm} (seed {card.seed})")
         elif card.arm in found:
