@@ -7,6 +7,7 @@ import platform
 import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -69,9 +70,11 @@ def run(
     again = partial(_sources, evaluation, tasks, fusion, dataset, backbone, list(finetuned), list(fused), cache)
     sources = again()
     plan, seeds = sources.plan, list(sources.seeds.values())
-    measured = measure_all(sources, again, evaluation.workers)
+    with ThreadPoolExecutor(1) as beside:
+        reachable = beside.submit(_oracle, plan, data)
+        measured = Measured.joined([measure_all(sources, again, evaluation.workers), reachable.result()])
     arms = _arms(plan, seeds)
-    scores = _scores(plan, data, measured, arms)
+    scores = _scores(measured, arms)
     how = Bootstrap(evaluation.bootstrap, evaluation.confidence, evaluation.min_interval_rows)
     summary = summarise(scores, arms, how)
     metrics = flat_metrics(summary)
@@ -188,10 +191,8 @@ def _arms(plan: Plan, seeds: Sequence[Finished]) -> list[named.Arm]:
     return named.arms(plan.tasks, trained, merges, plan.fused is not None, same)
 
 
-def _scores(plan: Plan, data: Dataset, measured: Measured, arms: Sequence[named.Arm]) -> ScoreTable:
-    """What was measured, the routed arm put together from its adapters, and the oracle where the source has one."""
-    if data.manifest.get("source") == "demo":
-        _oracle(plan, data, measured)
+def _scores(measured: Measured, arms: Sequence[named.Arm]) -> ScoreTable:
+    """What was measured, and the routed arm put together from its adapters."""
     frame = measured.scores.table().frame
     routed = next((arm for arm in arms if arm.name == named.ROUTE), None)
     if routed is not None:
@@ -199,8 +200,11 @@ def _scores(plan: Plan, data: Dataset, measured: Measured, arms: Sequence[named.
     return ScoreTable(frame)
 
 
-def _oracle(plan: Plan, data: Dataset, measured: Measured) -> None:
-    """The best reachable score of every row, as lines of an arm of its own."""
+def _oracle(plan: Plan, data: Dataset) -> Measured:
+    """The best reachable score of every row, as lines of an arm of its own; nothing where the source has no oracle."""
+    measured = Measured()
+    if data.manifest.get("source") != "demo":
+        return measured
     from latefuse.data.demo.oracle import oracle, oracle_fused
 
     frames = plan.bench.backbone.frames
@@ -215,6 +219,7 @@ def _oracle(plan: Plan, data: Dataset, measured: Measured) -> None:
         for item, found in oracle_fused(data.path, plan.fused.items, frames).items():
             key = (ORACLE, NO_SEED, "full", named.FUSED, plan.fused.topic, item, item, "image", "")
             measured.scores.add(key, {metric: (value, 1) for metric, value in found.items() if metric in METRICS})
+    return measured
 
 
 def _cards(plan: Plan, data: Dataset, predictions: pl.DataFrame, arms: Sequence[named.Arm]) -> list[gallery.Card]:
