@@ -14,6 +14,7 @@ from latefuse.config import LateFusion, Modality
 from latefuse.evaluation.answers import Answer, Bench, ranked_answer
 from latefuse.evaluation.neglect import can_shuffle, shuffled
 from latefuse.fusion.late import Shared, learn_fused
+from latefuse.models.backbone import Backbone
 from latefuse.models.name_search import Switched, Walk, search
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
@@ -46,7 +47,11 @@ def answer_fused(
     knock_out = knock_outs > 0
     closed = bench.lists["name", fused.topic]
     truths = torch.tensor([closed.number(name) for name in fused.truths])
-    swapped = {m: rows for m in fused.rows if knock_out and (rows := _shuffle(fused, m, seed)) is not None}
+    swapped = {
+        m: rows
+        for m in fused.rows
+        if knock_out and (rows := shuffled_views(bench.backbone, fused, m, seed)) is not None
+    }
     conditions = _conditions(list(fused.rows), list(swapped), knock_out)
     answers: dict[str, tuple[list[int], list[Answer]]] = {condition: ([], []) for condition in conditions}
     size = max(bench.settings.batch_size // len(conditions), 1)
@@ -118,11 +123,11 @@ def _conditions(
     return found
 
 
-def _shuffle(fused: Shared, modality: Modality, seed: int) -> list[Example | None] | None:
-    """The rows of a modality, each with what another item shows; None where there are too few items."""
+def shuffled_views(backbone: Backbone, fused: Shared, modality: Modality, seed: int) -> list[Example | None] | None:
+    """The rows of a modality, each with what another item shows or says; None where there are too few items."""
     rows = fused.rows[modality]
     there = [row for row in rows if row is not None]
     if not can_shuffle(there, modality):
         return None
-    waiting = iter(shuffled(there, modality, seed))
+    waiting = iter([instruct.rewrite(row, backbone) for row in shuffled(there, modality, seed)])
     return [None if row is None else next(waiting) for row in rows]
