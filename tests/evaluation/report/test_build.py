@@ -150,7 +150,7 @@ def test_ingredients_are_told_apart(cards: list[gallery.Card]) -> None:
 def test_right_and_wrong_answers(cards: list[gallery.Card]) -> None:
     found = {(card.task, said.label): said for card in cards for said in card.answers}
     assert found["dish", "separate + route"].right is True
-    assert found["dish", "zero-shot"].note == "truth ranked 8"
+    assert found["dish", "zero-shot"].note == "truth not among the first 5"
     assert found["answers", "separate + route"].right is True
     assert found["answers", "mixed"].right is False
 

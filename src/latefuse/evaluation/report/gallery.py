@@ -13,6 +13,7 @@ from latefuse.evaluation.arms import FUSED, GRAMMAR, Arm
 from latefuse.evaluation.generation import true_recipe
 from latefuse.evaluation.metrics import kind_of
 from latefuse.evaluation.recipe_text import Ingredient, parse_recipe
+from latefuse.models.name_search import TOP
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,17 @@ def _card(task: str, name: str, row: Mapping[str, Any], answers: pl.DataFrame, a
     return Card(task, name, media, question, str(truth.get(kind) or reference), said)
 
 
+def _place(rank: int | None) -> str:
+    """Where the true name stands; a rank past the first TOP is only a bound."""
+    if not rank:
+        return ""
+    return f"truth ranked {rank + 1}" if rank < TOP else f"truth not among the first {TOP}"
+
+
 def _said(arm: Arm, line: Mapping[str, Any], kind: str, truth: Mapping[str, Any]) -> Said:
     text = line["answer"] or ""
     if kind == "name":
-        note = "" if line["rank"] in (None, 0) else f"truth ranked {line['rank'] + 1}"
-        return Said(arm.label, arm.group, text, line["rank"] == 0, note=note)
+        return Said(arm.label, arm.group, text, line["rank"] == 0, note=_place(line["rank"]))
     if kind == "answer":
         from latefuse.evaluation.classification import exact_match
 
