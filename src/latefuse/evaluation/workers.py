@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -56,8 +57,17 @@ def _pool(again: Callable[[], Sources], workers: int) -> Iterator[ProcessPoolExe
 
 def _begin(again: Callable[[], Sources], threads: int) -> None:
     global _mine
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _mine = again()
+
+
+def _leave_with_parent() -> None:
+    """A parent that was killed outright can't end its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _measure(unit: Unit) -> Measured:
