@@ -35,6 +35,7 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(tmp_path):
         if len(workers) == 2 and all(one.num_threads() > 1 for one in workers):
             break
         time.sleep(0.2)
+    assert len(workers) == 2
     parent.kill()
     parent.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)

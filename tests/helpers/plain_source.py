@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from latefuse.config import Section
-from latefuse.data import sources
 from latefuse.data.schema import TABLES
 from latefuse.data.sources.files import read_jsonl
 
@@ -30,11 +29,6 @@ class Plain:
     def tables(self) -> dict[str, Any]:
         """Every table that has a file."""
         return {path.stem: partial(read_jsonl, path) for path in sorted(self.root.glob("*.jsonl"))}
-
-
-def register() -> None:
-    """Make `source: plain` known."""
-    sources.SOURCES["plain"] = "plain_source:Plain"
 
 
 def write(root: Path, tables: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:

@@ -16,6 +16,7 @@ from broken_media import encoded, gradient, huge_png, write_clip
 from latefuse.config import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
+from latefuse.data.sources import SOURCES
 from latefuse.data.sources.files import NOT_UTF8
 from latefuse.steps import prepare
 from latefuse.tracking import Null
@@ -26,8 +27,8 @@ N = 60
 
 
 @pytest.fixture(autouse=True)
-def _source() -> None:
-    plain_source.register()
+def _source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "plain", "plain_source:Plain")
 
 
 def catalogue(root: Path) -> Tables:

@@ -12,9 +12,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
@@ -105,6 +107,7 @@ def _add(backbone: Backbone, config: LoraConfig, name: str) -> PeftModel:
     else:
         backbone.peft.add_adapter(name, config)
     backbone.peft.set_adapter(name)
+    backbone.tuned = None
     return backbone.peft
 
 
@@ -116,7 +119,7 @@ def detach(backbone: Backbone) -> None:
                 module.set_adapter([])  # PEFT would leave the trained copy in the place of the original
         backbone.model = backbone.peft.unload()
         backbone.model.requires_grad_(False)
-        backbone.peft = None
+        backbone.peft = backbone.tuned = None
 
 
 @contextmanager
@@ -134,19 +137,34 @@ def active(backbone: Backbone, names: str | Sequence[str] | None) -> Iterator[No
         raise AdapterError(f"no adapter {', '.join(unknown)}; attached: {', '.join(peft.peft_config)}")
     if len(wanted) > 1 and any(peft.peft_config[n].modules_to_save for n in wanted):
         raise AdapterError("bridges trained whole don't add up side by side: merge them as dense changes")
-    before = list(peft.base_model.active_adapters)
-    trained = {p: p.requires_grad for p in backbone.model.parameters()}
+    layers, parameters = _tuned(backbone)
+    before = [list(layer.active_adapters) for layer in layers]
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
     try:
-        if wanted:
-            peft.base_model.set_adapter(wanted)
-            yield
-        else:
-            with peft.disable_adapter():
-                yield
+        _switch(layers, [wanted] * len(layers), trained=True)
+        yield
     finally:
-        peft.base_model.set_adapter(before)
-        for parameter, flag in trained.items():
-            parameter.requires_grad_(flag)
+        _switch(layers, before, trained=False)
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _tuned(backbone: Backbone) -> tuple[list[Any], list[nn.Parameter]]:
+    """The modules that hold adapters and their parameters; kept, for mixed decoding switches at every token."""
+    if backbone.tuned is None:
+        held = (BaseTunerLayer, ModulesToSaveWrapper)
+        layers = [module for module in backbone.model.modules() if isinstance(module, held)]
+        backbone.tuned = layers, [parameter for layer in layers for parameter in layer.parameters()]
+    return backbone.tuned
+
+
+def _switch(layers: Sequence[Any], wanted: Sequence[Sequence[str]], trained: bool) -> None:
+    """Let exactly the wanted adapters act in each layer, and take gradients or not. PEFT's switch walks the model."""
+    for layer, names in zip(layers, wanted, strict=True):
+        known = (
+            names if isinstance(layer, BaseTunerLayer) else [name for name in names if name in layer.modules_to_save]
+        )
+        layer.set_adapter(known, inference_mode=not trained)
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

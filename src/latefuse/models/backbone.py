@@ -51,7 +51,8 @@ class Backbone:
     """A frozen vision-language model (or language model) from a sealed folder.
 
     model: the Hugging Face model, LoRA layers inside it once adapters are attached (`peft` then wraps it).
-    digest: what adapters are bound to. frames: frames of a clip. frame_marks: token ids that stand before each frame.
+    tuned: the layers that hold adapters, once `adapters` has looked for them. digest: what adapters are bound to.
+    frames: frames of a clip. frame_marks: token ids that stand before each frame.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Backbone:
         if self.frame_marks and len(self.frame_marks) < frames:
             raise BackboneError(f"{path}: marks for {len(self.frame_marks)} frames only, but frames={frames}")
         self.peft: Any = None
+        self.tuned: Any = None
         self._parts = self._find_parts()
 
     @property
