@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from latefuse.config import Data, Section
+from latefuse.config import Data
 from latefuse.data import sources
+from latefuse.sections import Section
 from latefuse.steps import prepare
 from latefuse.tracking import Null
 

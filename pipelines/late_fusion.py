@@ -16,7 +16,8 @@ from components.fuse.component import fuse
 from components.prepare.component import prepare
 from latefuse.cluster.graph import node, place
 from latefuse.cluster.node import EvaluateConfig, FuseConfig, node_name
-from latefuse.config import Config, Section
+from latefuse.config import Config
+from latefuse.sections import Section
 
 
 def build(config: Config) -> Any:

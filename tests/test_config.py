@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from latefuse.config import MIXED, Config, ConfigError, Data, Profile, Resources
+from latefuse.config import MIXED, Config, Data, Profile, Resources
 from latefuse.configfile import load
+from latefuse.sections import ConfigError
 
 RECIPE = """\
 name: x

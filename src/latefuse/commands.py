@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from latefuse.config import Config, ConfigError, Job
+from latefuse.config import Config, Job
 from latefuse.configfile import load
 from latefuse.data.errors import DataError
+from latefuse.sections import ConfigError
 
 
 class UsageError(ValueError):

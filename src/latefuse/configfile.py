@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from latefuse.config import Config, ConfigError, Profile, Recipe, checked, nearest
+from latefuse.config import Config, Profile, Recipe
+from latefuse.sections import ConfigError, checked, nearest
 
 
 def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] = ()) -> Config:

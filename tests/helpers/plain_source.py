@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from latefuse.config import Section
 from latefuse.data.schema import TABLES
 from latefuse.data.sources.files import read_jsonl
+from latefuse.sections import Section
 
 
 class Options(Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from latefuse.cluster.node import run_step
-from latefuse.config import Section
+from latefuse.sections import Section
 
 
 class Settings(Section):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from latefuse import places, tracking
-from latefuse.config import BackboneConfig, Data, Evaluation, Fusion, Job, Section, Task
+from latefuse.config import BackboneConfig, Data, Evaluation, Fusion, Job, Task
+from latefuse.sections import Section
 from latefuse.tracking.runs import SPOOL_SUFFIX, peaks
 
 

@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from latefuse.config import nearest
 from latefuse.data.errors import DataError
 from latefuse.data.schema import SPLITS, TABLES, clean, schemes
+from latefuse.sections import nearest
 
 VERSION = 1
 MANIFEST = "manifest.json"

@@ -26,11 +26,11 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from latefuse.config import Section
 from latefuse.data.demo.lessons import LOOKS, PIXELS, Lesson, Lessons
 from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 from latefuse.prompts.splice import Splicer
 from latefuse.prompts.template import template_for
+from latefuse.sections import Section
 
 PATCH = 24
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from latefuse.config import Section
+from latefuse.sections import Section
 
 FOLDER = Path(__file__).parent / "templates"
 

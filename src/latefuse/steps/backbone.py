@@ -14,11 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from latefuse.cluster.sources import module_digest
-from latefuse.config import BackboneConfig, S, Section
+from latefuse.config import BackboneConfig
 from latefuse.models import folder as folders
 from latefuse.models.folder import BackboneError
 from latefuse.models.hub import NAME, fetch
 from latefuse.models.tensors import check_tensors, family_of
+from latefuse.sections import S, Section
 from latefuse.tracking import Tracker
 
 DEMO = "demo"

@@ -65,11 +65,10 @@ def run(
     """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    data = Dataset(dataset)
     trained, merged = [_result(path) for path in finetuned], [_result(path) for path in fused]
     again = partial(_sources, evaluation, tasks, fusion, dataset, backbone, list(finetuned), list(fused), cache)
     sources = again()
-    plan, seeds = sources.plan, list(sources.seeds.values())
+    data, plan, seeds = sources.dataset, sources.plan, list(sources.seeds.values())
     with ThreadPoolExecutor(1) as beside:
         reachable = beside.submit(_oracle, plan, data)
         measured = Measured.joined([measure_all(sources, again, evaluation.workers), reachable.result()])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from latefuse.config import nearest
+from latefuse.sections import nearest
 
 KINDS = {"instruct": "latefuse.tasks.instruct"}
 

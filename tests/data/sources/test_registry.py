@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from latefuse.config import ConfigError, Data
+from latefuse.config import Data
 from latefuse.data import sources
 from latefuse.data.errors import DataError
+from latefuse.sections import ConfigError
 
 
 @pytest.mark.parametrize("name", sorted(sources.SOURCES))

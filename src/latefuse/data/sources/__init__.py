@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from latefuse.config import ConfigError, Data, Section, checked, nearest
+from latefuse.config import Data
+from latefuse.sections import ConfigError, Section, checked, nearest
 
 Row = dict[str, Any]
 Tables = Mapping[str, Callable[[], Iterator[Row]]]

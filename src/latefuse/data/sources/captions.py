@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from latefuse.config import Section
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, limited, read, require
 from latefuse.data.sources.rows import broken, check_splits, item, question, split_name
+from latefuse.sections import Section
 
 
 class Columns(Section):

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from latefuse.config import Section
 from latefuse.data.errors import DataError, Refusal
 from latefuse.data.schema import PLACEHOLDERS, placeholders
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, limited, read
 from latefuse.data.sources.rows import broken, check_splits, item, ordered_media, split_name
+from latefuse.sections import Section
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 TURN_LISTS = ("conversations", "messages")

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from latefuse.config import Section
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, limited, lines, read, require
 from latefuse.data.sources.rows import broken, check_splits, item, question, recipe_answer, split_name, words
+from latefuse.sections import Section
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
 FILES = {"table": "manifest.csv", "youcook2": "youcookii_annotations_trainval.json", "tasty": "recipes.json"}

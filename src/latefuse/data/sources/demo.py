@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import Field
 from tqdm import tqdm
 
-from latefuse.config import Section
 from latefuse.data.demo import clips, pictures, users, words, world
+from latefuse.sections import Section
 
 Row = dict[str, Any]
 

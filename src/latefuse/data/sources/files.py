@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from latefuse.config import nearest
 from latefuse.data.errors import DataError
+from latefuse.sections import nearest
 
 Row = dict[str, Any]
 

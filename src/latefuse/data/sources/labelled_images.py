@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from latefuse.config import Section, nearest
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, lines, read, require, sample
 from latefuse.data.sources.rows import check_splits, item, question, split_name
+from latefuse.sections import Section, nearest
 
 
 class Columns(Section):

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from latefuse.config import Section, nearest
 from latefuse.data.errors import DataError, Refusal
 from latefuse.data.schema import PLACEHOLDERS, REQUIRED, TABLES, placeholders
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, header, limited, read
 from latefuse.data.sources.rows import broken, check_splits, ordered_media, recipe_truth, split_name
+from latefuse.sections import Section, nearest
 
 LISTS = {field.name for schema in TABLES.values() for field in schema if str(field.type).startswith("list<")}
 EXTRA = {"conversations": ("question", "answer", "images", "videos")}

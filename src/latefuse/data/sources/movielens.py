@@ -14,12 +14,12 @@ from typing import Literal
 
 import polars
 
-from latefuse.config import Section, nearest
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, read, require, sample
 from latefuse.data.sources.rows import broken, item, question, words
 from latefuse.prompts.render import escape
+from latefuse.sections import Section, nearest
 
 NO_GENRES = "(no genres listed)"
 _YEAR = re.compile(r"\s*\((\d{4})(?:[-–]\d{0,4})?\)\s*$")

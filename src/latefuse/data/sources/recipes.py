@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from latefuse.config import Section
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, limited, read, require
 from latefuse.data.sources.rows import broken, check_splits, item, question, recipe_answer, split_name, words
 from latefuse.prompts.render import escape
+from latefuse.sections import Section
 
 
 class Columns(Section):
