@@ -52,8 +52,10 @@ def test_the_first_task_of_a_modality_answers_where_none_is_trained_on_the_topic
 
 
 def test_max_rows_and_splits(data, backbone):
+    every = late.shared(data, TASKS, "test", backbone).items
     found = late.shared(data, TASKS, "test", backbone, max_rows=2)
-    assert found.items == ["test-0", "test-1"]
+    assert found.items == [every[0], every[-1]]
+    assert set(every).isdisjoint(late.shared(data, TASKS, "valid", backbone).items)
     assert {len(rows) for rows in found.rows.values()} == {2}
 
 

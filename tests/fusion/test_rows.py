@@ -8,7 +8,7 @@ from latefuse.config import Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.fusion.changes import FusionError
-from latefuse.fusion.rows import validation_rows
+from latefuse.fusion.rows import evenly, validation_rows
 from latefuse.tasks import instruct
 
 TASK = Task(modality="image", where={"topic": "dish"})
@@ -18,6 +18,12 @@ TASK = Task(modality="image", where={"topic": "dish"})
 def test_rows_are_spread_over_the_split(count, numbers, dishes, fresh_backbone):
     rows = validation_rows(Dataset(dishes), TASK, fresh_backbone(), count)
     assert [row.row for row in rows] == [f"valid-{number}-image" for number in numbers]
+
+
+def test_places_are_evenly_spread():
+    assert evenly(5, None) == evenly(5, 9) == [0, 1, 2, 3, 4]
+    assert evenly(101, 5) == [0, 25, 50, 75, 100]
+    assert evenly(7, 0) == evenly(0, 3) == []
 
 
 def test_a_task_without_validation_rows_has_none_and_one_with_useless_rows_says_so(dishes, fresh_backbone):

@@ -14,6 +14,7 @@ from latefuse.config import LateFusion, Modality
 from latefuse.evaluation.answers import Answer, Bench, ranked_answer
 from latefuse.evaluation.neglect import can_shuffle, shuffled
 from latefuse.fusion.late import Shared, learn_fused
+from latefuse.fusion.rows import evenly
 from latefuse.models.backbone import Backbone
 from latefuse.models.name_search import Switched, Walk, search
 from latefuse.tasks import instruct
@@ -47,6 +48,7 @@ def answer_fused(
     knock_out = knock_outs > 0
     closed = bench.lists["name", fused.topic]
     truths = torch.tensor([closed.number(name) for name in fused.truths])
+    knocked = set(evenly(len(fused.items), knock_outs))
     swapped = {
         m: rows
         for m in fused.rows
@@ -58,7 +60,7 @@ def answer_fused(
     shares = torch.tensor([weights[modality] for modality in fused.rows])
     for start in range(0, len(fused.items), size):
         numbers = list(range(start, min(start + size, len(fused.items))))
-        asked = [(name, n) for name in conditions for n in numbers if name == "full" or n < knock_outs]
+        asked = [(name, n) for name in conditions for n in numbers if name == "full" or n in knocked]
         views = [
             _View.of(bench, fused.rows[m], swapped.get(m), numbers, partial(acting, adapters[m])) for m in fused.rows
         ]

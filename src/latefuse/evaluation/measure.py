@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
@@ -25,6 +24,7 @@ from latefuse.fusion.changes import base_weights
 from latefuse.fusion.folders import apply_dense, read
 from latefuse.fusion.late import Shared
 from latefuse.fusion.probe import acting, attachable
+from latefuse.fusion.rows import evenly
 from latefuse.models import adapters
 from latefuse.models.backbone import Backbone
 from latefuse.prompts import Splicer
@@ -102,11 +102,8 @@ class Plan:
 
 def spread(rows: list[Example], most: int | None) -> list[Example]:
     """All rows, or `most` of them evenly spread over the stored order of every topic, in stored order."""
-    if most is None or len(rows) <= most:
-        return rows
     by_topic = sorted(range(len(rows)), key=lambda number: (rows[number].topic, number))
-    places = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))
-    return [rows[number] for number in sorted(by_topic[place] for place in places)]
+    return [rows[number] for number in sorted(by_topic[place] for place in evenly(len(rows), most))]
 
 
 @dataclass(frozen=True)

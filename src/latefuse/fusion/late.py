@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latefuse.config import Modality, Task
 from latefuse.data.dataset import Dataset
+from latefuse.fusion.rows import evenly
 from latefuse.fusion.scores import Learned, learn_weights
 from latefuse.models.backbone import Backbone
 from latefuse.tasks import instruct
@@ -70,7 +71,8 @@ def shared(
         modality: _by_item(dataset, _task_of(tasks, modality, topic)[1], topic, split, backbone, names)
         for modality in modalities
     }
-    items = [item for item in names if sum(item in rows for rows in found.values()) > 1][:max_rows]
+    several = [item for item in names if sum(item in rows for rows in found.values()) > 1]
+    items = [several[place] for place in evenly(len(several), max_rows)]
     if not items:
         raise NotShared(f"no item of split {split!r} has its media for two of {modalities} in topic {topic!r}")
     used = [modality for modality in modalities if any(item in found[modality] for item in items)]

@@ -1,4 +1,4 @@
-"""The rows on which weights are chosen: of the validation split, and of no other."""
+"""Which rows are taken where not all are; weights are chosen on the validation split, and on no other."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from latefuse.tasks.conversation import Example
 SPLIT = "valid"
 
 
+def evenly(count: int, most: int | None) -> list[int]:
+    """At most `most` places of `count`, evenly spread, first and last among them; all of them for None."""
+    if most is None or count <= most:
+        return list(range(count))
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, most).round())]
+
+
 def validation_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -> list[Example]:
     """At most `count` rows spread over the validation split; none where it has none.
 
@@ -22,8 +29,7 @@ def validation_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -
     if not data.rows(task.table, SPLIT, where={"modality": task.modality, **task.where}):
         return []
     rows: list[Example] = get(task.kind).examples(data, task, SPLIT, backbone)
-    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-    chosen = [rows[place] for place in places]
+    chosen = [rows[place] for place in evenly(len(rows), count)]
     known = set(data.table(task.table, SPLIT, columns=["id"]).column("id").to_pylist())
     strangers = [row.row for row in chosen if row.row not in known]
     if strangers:
