@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from latefuse.data import near as module
-from latefuse.data.near import Near, Texts, words
+from latefuse.data.near import Near, Texts
+from latefuse.data.shingles import words
 
 TEMPLATE = ["please", "tell", "me", "how", "to", "cook"]
 

@@ -107,9 +107,17 @@ def test_a_sound_source_becomes_a_whole_dataset(run: Callable[..., Dataset], tab
     assert dataset.manifest["rows"] == {name: len(rows) for name, rows in tables.items()}
     assert dataset.manifest["quarantine"] == {}
     assert all(finding["passed"] for finding in dataset.manifest["leaks"].values())
-    assert {"media", "text", "unit", "pair", "time/events", "loo/reviews", "number/order", "number/next"} <= set(
-        dataset.manifest["leaks"]
-    )
+    assert {
+        "media",
+        "text",
+        "unit",
+        "demos",
+        "pair",
+        "time/events",
+        "loo/reviews",
+        "number/order",
+        "number/next",
+    } <= set(dataset.manifest["leaks"])
     items = dataset.rows("items")
     assert [row["id"] for row in items] == [row["id"] for row in tables["items"]]
     assert sorted(row["number"] for row in items) == list(range(N))
@@ -367,6 +375,33 @@ def test_a_leak_in_an_official_split_fails_and_is_named(
     assert run("reported", leaks={"on_leak": "report"}).manifest["leaks"][what]["passed"] is False
     assert run("by time", splits={"scheme": "time"}).manifest["leaks"][what]["passed"] is False
     assert run("drawn", splits={"official": False}).manifest["leaks"][what]["passed"] is True
+
+
+def test_a_demonstration_that_is_a_test_row_fails_and_is_named(run: Callable[..., Dataset], tables: Tables) -> None:
+    official(tables)
+    train, test = tables["conversations"][0], tables["conversations"][59]
+    shown = [{**turn, "text": turn["text"].replace("<image> ", "")} for turn in test["turns"]]
+    train["turns"] = [*shown, *train["turns"]]
+    with pytest.raises(DataError, match="the splits leak:\n  demos: 1 test rows") as caught:
+        run()
+    assert "row 'chat-0' quotes row 'chat-59' (test)" in str(caught.value)
+    test["turns"] = [*tables["conversations"][1]["turns"], *test["turns"]]
+    test["media"] = [*tables["conversations"][1]["media"], *test["media"]]
+    train["turns"] = train["turns"][2:]
+    assert run("shown to a test row", leaks={"on_leak": "report"}).manifest["leaks"]["demos"]["passed"]
+
+
+@pytest.mark.parametrize("scheme", ["time", "loo"])
+def test_a_summary_that_quotes_a_test_review_fails_and_is_named(
+    run: Callable[..., Dataset], tables: Tables, scheme: str
+) -> None:
+    last = max(tables["reviews"], key=lambda row: row["ts"])
+    last["text"] = "the crust was far too salty for me but the filling was a joy"
+    assert run("sound", splits={"scheme": scheme}).manifest["leaks"]["summaries"]["passed"]
+    tables["items"][7]["text"] += f" People say: {last['text']}. And more."
+    with pytest.raises(DataError, match="summaries: 1 test reviews") as caught:
+        run(splits={"scheme": scheme})
+    assert f"item 'item-7' quotes the review of {last['item']!r} by {last['user']!r} (test)" in str(caught.value)
 
 
 def test_ignored_words_do_not_make_a_leak(run: Callable[..., Dataset], tables: Tables) -> None:

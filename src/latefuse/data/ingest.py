@@ -170,7 +170,7 @@ class Ingest:
             row["licence"] = row["licence"] or self._licence
 
     def _note_content(self, name: str, row: Row, keys: list[tuple[str, str]], unit: int) -> None:
-        text = _free_text(name, row)
+        text = free_text(name, row)
         if text:
             topic = (name, row.get("topic", ""))
             if topic not in self._topics and len(self._topics) >= GROUPS:
@@ -213,7 +213,7 @@ def _integer_columns(name: str) -> dict[str, str]:
     return {"user": "i", "item": "i", "ts": "q", **given}
 
 
-def _free_text(name: str, row: Row) -> str:
+def free_text(name: str, row: Row) -> str:
     """The text by which two rows could be the same thing.
 
     The claim of a judgement is none where it is about a picture or an item: the same claim may be made of many.

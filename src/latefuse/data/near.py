@@ -8,22 +8,18 @@ bytes a text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
+
+from latefuse.data.shingles import BATCH, HASH_BITS, MASK, scrambled, shingle_keys, word_hashes
 
 Array = np.ndarray[Any, Any]
 
-_ALONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}]"
-WORD = rf"{_ALONE}|[\w--{_ALONE}]+"
-MARKS = r"<image>|<video>"
-BATCH = 4_096
-HASH_BITS = 52
 SKETCH = 1 << 24
 PASS = 16_000_000
 NEIGHBOURS = 500
@@ -55,7 +51,7 @@ class Texts:
         folder.mkdir(parents=True, exist_ok=True)
         self._words, self._shingles = folder / "words.u64", folder / "shingles.u64"
         self._shingle = shingle
-        self._ignored = _hashes(sorted({word.lower() for word in ignore}))[0]
+        self._ignored = word_hashes(sorted({word.lower() for word in ignore}))[0]
         self._lengths: list[Array] = []
         self._groups: list[Array] = []
         self._common: list[Array] = []
@@ -90,7 +86,7 @@ class Texts:
             return
         texts, groups = zip(*self._waiting, strict=True)
         self._waiting = []
-        words, lengths = _hashes(texts)
+        words, lengths = word_hashes(texts)
         words.tofile(self._stream)
         self._lengths.append(lengths)
         self._groups.append(np.asarray(groups, np.int64))
@@ -133,13 +129,13 @@ class Texts:
             for words, lengths, groups in self._batches():
                 text = np.repeat(np.arange(len(lengths)), lengths)
                 kept = ~np.isin(_mixed(words, groups[text]), templates) & ~np.isin(words, self._ignored)
-                keys = _shingle_keys(words[kept], text[kept], self._shingle)
-                owner, shingles = (keys >> np.uint64(HASH_BITS)).astype(np.int64), keys & _MASK
+                keys = shingle_keys(words[kept], text[kept], self._shingle)
+                owner, shingles = (keys >> np.uint64(HASH_BITS)).astype(np.int64), keys & MASK
                 shingles.tofile(stream)
                 np.add.at(sketch, shingles & np.uint64(len(sketch) - 1), np.uint32(1))
                 counts.append(np.bincount(owner, minlength=len(lengths)))
                 total = np.zeros(len(lengths), np.uint64)
-                np.add.at(total, owner, _scrambled(shingles))
+                np.add.at(total, owner, scrambled(shingles))
                 totals.append(total)
         return np.concatenate(counts), np.concatenate(totals), sketch
 
@@ -194,36 +190,9 @@ class Texts:
         return pairs[shared >= jaccard * union - 1e-9]
 
 
-_MASK = np.uint64((1 << HASH_BITS) - 1)
-
-
-def words(text: str) -> list[str]:
-    """The words of a text as the join sees them: lower case, one by one in scripts without blanks."""
-    found: list[str] = _split([text])[0].to_list()
-    return found
-
-
-def _split(texts: Sequence[str]) -> pl.Series:
-    return pl.Series(texts, dtype=pl.String).str.replace_all(MARKS, " ").str.to_lowercase().str.extract_all(WORD)
-
-
-def _hashes(texts: Sequence[str]) -> tuple[Array, Array]:
-    """(all words of all texts as 64-bit hashes, words per text)."""
-    found = _split(texts)
-    lengths = found.list.len().to_numpy().astype(np.int64)
-    return found.filter(found.list.len() > 0).explode().hash(1).to_numpy(), lengths
-
-
-def _scrambled(values: Array) -> Array:
-    """A bijection of 64-bit words without structure (the finaliser of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ (values >> np.uint64(31)))
-
-
 def _mixed(words: Array, groups: Array) -> Array:
     """Words made distinct per group of texts."""
-    return np.asarray(words ^ _scrambled(groups.astype(np.uint64) + np.uint64(1)))
+    return np.asarray(words ^ scrambled(groups.astype(np.uint64) + np.uint64(1)))
 
 
 def _document_words(words: Array, lengths: Array, groups: Array) -> tuple[Array, Array]:
@@ -246,19 +215,6 @@ def _distinct(words: Array, lengths: Array) -> tuple[Array, Array]:
     keys = (text.astype(np.uint64) << np.uint64(HASH_BITS)) | (words >> np.uint64(64 - HASH_BITS))
     _, at = np.unique(keys, return_index=True)
     return text[at], at
-
-
-def _shingle_keys(words: Array, text: Array, size: int) -> Array:
-    """Sorted distinct (text << 52 | hash of `size` words in a row); text: the place in its batch of 4,096."""
-    if len(words) < size:
-        return np.zeros(0, np.uint64)
-    last = len(words) - size + 1
-    rolling = np.zeros(last, np.uint64)
-    for offset in range(size):
-        rolling = _scrambled(rolling + words[offset : offset + last])
-    inside = text[:last] == text[size - 1 :]
-    keys = (text[:last].astype(np.uint64) << np.uint64(HASH_BITS)) | (rolling >> np.uint64(64 - HASH_BITS))
-    return np.unique(keys[inside])
 
 
 def _first_of_equal(totals: Array, counts: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latefuse.config import Data
-from latefuse.data import leaks, splits
+from latefuse.data import leaks, quotes, splits
 from latefuse.data.errors import DataError
 from latefuse.data.ingest import LONER, Staged
 from latefuse.data.leaks import Finding
@@ -41,6 +41,7 @@ def make(staged: Staged, near: Near, data: Data) -> Plan:
     _by_pair(plan, staged, data, keys)
     _by_time(plan, staged, data)
     _numbers(plan, staged, data, keys)
+    plan.findings |= quotes.findings(staged, plan.codes, data)
     for table, by_scheme in plan.codes.items():
         for scheme, codes in by_scheme.items():
             present = np.bincount(codes, minlength=3)
@@ -149,8 +150,8 @@ def _numbers(plan: Plan, staged: Staged, data: Data, keys: list[str]) -> None:
 
 
 def blocking(plan: Plan, data: Data) -> dict[str, Finding]:
-    """The findings that fail `prepare`: media and texts only where items are the unit that the recipe splits by."""
-    only_items = {"unit", "media", "text"}
+    """The findings that fail `prepare`; media, texts and demos only where the recipe splits by item."""
+    only_items = {"unit", "media", "text", "demos"}
     failed = {name: finding for name, finding in plan.findings.items() if not finding.passed}
     return {name: finding for name, finding in failed.items() if name not in only_items or data.splits.scheme == "item"}
 

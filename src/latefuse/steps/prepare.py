@@ -90,7 +90,8 @@ def _stop_on_leaks(plan: plans.Plan, data: Data, out: Path) -> None:
         "the splits leak:\n"
         + "\n".join(_told(name, finding) for name, finding in failed.items())
         + f"\nAll findings are in {out / 'leaks.json'}. Mend the source; or let latefuse draw the splits with "
-        "data.splits.official=false, which keeps duplicates together; or accept it with data.leaks.on_leak=report."
+        "data.splits.official=false, which keeps duplicates (not quotes) together; or accept it with "
+        "data.leaks.on_leak=report."
     )
 
 
