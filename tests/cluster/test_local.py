@@ -39,15 +39,15 @@ def environment(tmp_path, server):
     }
 
 
-def start(environment, changes=None, **more):
-    command = [sys.executable, str(HELPERS / "run_small.py"), json.dumps(changes or {})]
+def start(environment, changes=None, *flags, **more):
+    command = [sys.executable, str(HELPERS / "run_small.py"), json.dumps(changes or {}), *flags]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more
     )
 
 
-def run(environment, changes=None):
-    process = start(environment, changes)
+def run(environment, changes=None, *flags):
+    process = start(environment, changes, *flags)
     out, _ = process.communicate(timeout=900)
     return process.returncode, out
 
@@ -89,9 +89,16 @@ def test_runs_then_takes_everything_from_the_cache_then_only_what_is_unchanged(t
     assert "> finetune-video" in changed
     assert "> evaluate" in changed
 
+    status, fresh = run(environment, {}, "--fresh")
+    assert status == 0, fresh
+    assert "3 steps, 0 of them from the cache" in fresh
+    _, kept = run(environment, {"video": {"text": "another"}})
+    assert "= finetune-image" in kept
+    assert "= finetune-video" in kept
+
     everything = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in everything if CANARY.encode() in path.read_bytes()]
-    assert CANARY not in json.dumps(server.runs) + out + again + changed
+    assert CANARY not in json.dumps(server.runs) + out + again + changed + fresh
 
 
 def test_nodes_that_do_not_wait_for_each_other_run_side_by_side_and_share_the_cores(tmp_path, environment, server):

@@ -1,4 +1,4 @@
-"""Run the small pipeline as `latefuse run` runs the real one: python run_small.py '{"image": {"wait_s": 60}}'."""
+"""Run the small pipeline as `latefuse run` runs the real one: run_small.py '{"image": {"wait_s": 60}}' --fresh."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ def main() -> int:
     changes = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     texts = {key: json.dumps({"text": key, **changes.get(key, {})}) for key in ("image", "video", "evaluate")}
     try:
-        print(closing_words(local.run(settings, small_graph.builder(texts))))
+        print(closing_words(local.run(settings, small_graph.builder(texts), fresh="--fresh" in sys.argv)))
     except local.RunError as error:
         print(f"failed: {error}")
         return 1

@@ -4,8 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
+from latefuse import progress
 from latefuse.cluster.node import run_step
 from latefuse.sections import Section
 
@@ -24,7 +23,7 @@ def write(config: str, out: str, node: str, step: str = "finetune") -> str:
     def call(folder: Path, tracker) -> dict:
         (folder / "made.json").write_text(settings.text)
         tracker.metrics({"train/loss": 0.5}, step=1)
-        for _ in tqdm(range(3), desc=f"work of {node}"):
+        for _ in progress.bar(range(3), desc=f"work of {node}"):
             time.sleep(0.01)
         if mark := os.environ.get("SMALL_STEPS_PIDS"):
             Path(mark, f"{node}.pid").write_text(str(os.getpid()))

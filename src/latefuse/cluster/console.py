@@ -23,6 +23,7 @@ _STARTS = re.compile(r"^Executing task '([^']+)'")
 _ENDS = re.compile(r"^Task '([^']+)' finished with status (\w+)")
 _CACHED = re.compile(r"^Task (\S+) cache hit \(key=([0-9a-f]+)\)")
 _PROGRESS = re.compile(r"\d+%\|.*\||\d+(?:\.\d+)?\w*(?:/\d+\w*)? \[\d+:\d+")
+_KFP = "[KFP Executor "
 _KFP_LINE = re.compile(r"^\[KFP Executor [^\]]*?(?P<level>[A-Z]+)\]: ?(?P<text>.*)$")
 PROGRESS_EVERY_S = 20.0
 
@@ -173,7 +174,7 @@ class _StepLines(threading.local):
         self._console = console
         self._rest = ""
         self._inside_inputs = False
-        self._shown = 0.0
+        self._shown = time.monotonic()
 
     def write(self, text: str) -> int:
         self._rest += text
@@ -193,6 +194,9 @@ class _StepLines(threading.local):
         return sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
 
     def _line(self, text: str) -> None:
+        if (start := text.find(_KFP)) > 0:  # a bar had not ended its line
+            self._line(text[:start])
+            text = text[start:]
         if self._inside_inputs:
             self._inside_inputs = text != "}"
             return

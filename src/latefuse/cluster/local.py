@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from latefuse import places, tracking
+from latefuse import places, progress, tracking
 from latefuse.cluster.console import COLOUR, Console
 from latefuse.cluster.processes import owned
 from latefuse.cluster.side_by_side import side_by_side
@@ -45,9 +45,8 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
     """
     start = time.monotonic()
     home = places.home()
-    outputs, cache = home / "runs", home / "kfp-cache"
-    if fresh:
-        shutil.rmtree(cache, ignore_errors=True)
+    outputs, kept = home / "runs", home / "kfp-cache"
+    cache = home / f"kfp-cache-{os.getpid()}" if fresh else kept
     _replay(home)
     console = Console(sys.stdout, outputs, cache, link=_link())
     with tracking.pipeline_run(config.recipe.name, config.digest, home / "tracking") as parent:
@@ -63,10 +62,12 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
             tracking.replay(outputs, unfinished="KILLED")  # of steps that were ended before they could say so
             raise
         finally:
+            if fresh:
+                _replace(kept, cache)
             parent.tags({f"node/{node.name}": node.run_id for node in console.nodes.values() if node.run_id})
             parent.metrics({"sys/cached_nodes": sum(node.status == "cached" for node in console.nodes.values())})
     _replay(home)
-    _forget_old(outputs, cache)
+    _forget_old(outputs, kept)
     last = console.nodes.get("evaluate")
     return {
         "run_id": parent.run_id,
@@ -81,6 +82,7 @@ def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, c
 
     outputs.mkdir(parents=True, exist_ok=True)
     os.environ.update({"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false"})
+    os.environ.update({progress.READ: "1", "TQDM_MININTERVAL": "1"})
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     local.init(
@@ -111,6 +113,14 @@ def _replay(home: Path) -> None:
 def _link() -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return f"{uri.rstrip('/')}/#/runs/{{run_id}}" if uri.startswith("http") else "{run_id}"
+
+
+def _replace(kept: Path, cache: Path) -> None:
+    """Move what a fresh run put into a cache of its own over what was there; other recipes' entries stay."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for entry in cache.glob("*.json"):
+        entry.replace(kept / entry.name)
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def _forget_old(outputs: Path, cache: Path) -> None:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
+from latefuse import progress
 from latefuse.config import MediaLimits
 from latefuse.data.dataset import store_medium
 from latefuse.data.errors import MediaError
@@ -41,7 +40,7 @@ class MediaStore:
     @contextmanager
     def opened(self) -> Iterator[MediaStore]:
         """Within it `take` works: holds the threads and the progress bar."""
-        with ThreadPoolExecutor(WORKERS) as self._pool, tqdm(desc="media", unit=" files", disable=None) as self._bar:
+        with ThreadPoolExecutor(WORKERS) as self._pool, progress.bar(desc="media", unit=" files") as self._bar:
             yield self
 
     def take(self, keys: Iterable[Key]) -> list[Key]:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from latefuse import progress
 from latefuse.evaluation.measure import Measured, Sources, Unit
 
 _mine: Sources | None = None
@@ -25,7 +25,7 @@ def measure_all(sources: Sources, again: Callable[[], Sources], workers: int) ->
     """
     units = sources.units()
     workers = min(workers, len(units))
-    with tqdm(total=len(units), desc="evaluate", unit="source") as bar:
+    with progress.bar(total=len(units), desc="evaluate", unit="source") as bar:
         if workers == 1:
             return Measured.joined([_told(bar, unit, sources.measure(unit)) for unit in units])
         with _pool(again, workers) as pool:

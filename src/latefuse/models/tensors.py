@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers.utils import logging as hf_logging
 
 from latefuse.models.families import FAMILIES, Family
 from latefuse.models.folder import BackboneError
+from latefuse.progress import no_library_bars
 
 FROM_FOLDER: dict[str, Any] = {
     "local_files_only": True,
@@ -36,7 +35,7 @@ def family_of(folder: Path) -> Family:
 
 def read_model(folder: Path, family: Family, dtype: str) -> Any:
     """The model, frozen, in evaluation mode. Raises BackboneError unless every tensor landed."""
-    with _no_progress_bars():
+    with no_library_bars():
         model, info = getattr(transformers, family.model_class).from_pretrained(
             folder, dtype=getattr(torch, dtype), **FROM_FOLDER
         )
@@ -46,7 +45,7 @@ def read_model(folder: Path, family: Family, dtype: str) -> Any:
 
 def check_tensors(folder: Path) -> None:
     """Raise BackboneError unless the weights fit the architecture tensor by tensor; reads names and shapes only."""
-    with _no_progress_bars():
+    with no_library_bars():
         _, info = getattr(transformers, family_of(folder).model_class).from_pretrained(
             folder, device_map="meta", **FROM_FOLDER
         )
@@ -75,14 +74,3 @@ def _must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
     ]
     if found:
         raise BackboneError(f"{folder}: not every tensor landed ({'; '.join(found)})")
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()

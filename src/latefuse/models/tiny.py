@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -26,6 +25,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
+from latefuse import progress
 from latefuse.data.demo.lessons import LOOKS, PIXELS, Lesson, Lessons
 from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 from latefuse.prompts.splice import Splicer
@@ -72,7 +72,8 @@ def build(options: Mapping[str, Any], out: Path, on_log: Callable[[dict[str, flo
     tokenizer = kitchen_tokenizer()
     model = VideoLlavaForConditionalGeneration(architecture(tokenizer, settings))
     pretrain(model, tokenizer, settings, on_log or (lambda values, step: None))
-    model.save_pretrained(out)
+    with progress.no_library_bars():
+        model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     image_processor().save_pretrained(out)
 
@@ -176,7 +177,7 @@ def _descend(
     """AdamW over `steps` of a loss; logs every 50 steps."""
     optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, steps))
-    bar = tqdm(range(1, steps + 1), desc=name, unit="step", disable=None)
+    bar = progress.bar(range(1, steps + 1), desc=name, unit="step")
     for step in bar:
         loss = loss_at(step)
         loss.backward()

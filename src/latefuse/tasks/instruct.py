@@ -14,12 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from latefuse.config import Task
 from latefuse.data.dataset import Dataset
 from latefuse.models.backbone import Backbone, MediaBatch
 from latefuse.models.closed_list import Prompts, Trie, build_trie, node_hidden
+from latefuse.progress import bar
 from latefuse.prompts import Splicer
 from latefuse.prompts.splice import IGNORE
 from latefuse.tasks.conversation import Example, answer_tokens, current, rewrite, select
@@ -253,4 +253,4 @@ def _on_device(batch: Batch, backbone: Backbone) -> Batch:
 
 def progress_bar(total: int, what: str, progress: bool) -> Any:
     """A bar over rows; silent unless asked for."""
-    return tqdm(total=total, desc=what, unit="row", disable=None if progress else True, leave=False)
+    return bar(total=total, desc=what, unit="row", wanted=progress, leave=False)

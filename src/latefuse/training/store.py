@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-from tqdm import tqdm
+
+from latefuse.progress import bar
 
 PARTIAL = ".partial-"
 STALE_SECONDS = 3_600
@@ -169,4 +170,4 @@ def _abandoned(partial: Path) -> bool:
 
 
 def _bar(total: int, progress: bool) -> Any:
-    return tqdm(total=total, desc="features", unit="medium", disable=None if progress and total else True, leave=False)
+    return bar(total=total, desc="features", unit="medium", wanted=progress and total > 0, leave=False)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from latefuse import progress
 from latefuse.models.adapters import gradient_norms
 from latefuse.models.backbone import Backbone
 from latefuse.training.distributed import TrainingError
@@ -92,9 +92,7 @@ class Report(TrainerCallback):
         """Start the clock."""
         self.start = self.last = state.global_step
         self.began = self.last_time = time.perf_counter()
-        self.bar = tqdm(
-            total=state.max_steps, initial=self.start, desc="train", unit="step", disable=None if self.first else True
-        )
+        self.bar = progress.bar(total=state.max_steps, initial=self.start, desc="train", unit="step", wanted=self.first)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One optimiser step further."""

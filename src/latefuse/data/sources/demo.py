@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from tqdm import tqdm
 
+from latefuse import progress
 from latefuse.data.demo import clips, pictures, users, words, world
 from latefuse.sections import Section
 
@@ -58,9 +58,8 @@ class Demo:
         for folder in ("pictures", "clips"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor() as pool:
-            for _ in tqdm(
-                pool.map(self._render_dish, self.menu), total=len(self.menu), desc="drawing dishes", disable=None
-            ):
+            drawn = pool.map(self._render_dish, self.menu)
+            for _ in progress.bar(drawn, total=len(self.menu), desc="drawing dishes", unit="dish"):
                 pass
         stamp.write_text(wanted)
 
