@@ -102,7 +102,7 @@ DISHES = ("red rice", "green soup", "blue tart", "white roll", "black stew", "go
 def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Items that have a name, a picture, a clip and a text: each modality is asked for the name, and text for a colour.
 
-    Of the six validation items one lacks its clip's row and one has an absent picture.
+    Of the six validation items one lacks its clip's row and one has an absent picture, as has one of the test.
     """
     from latefuse.data.dataset import store_medium, write_dataset
 
@@ -114,7 +114,7 @@ def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for modality in MODALITIES:
                 media, _, _ = _row(modality, number, shift, raw)
                 stored = [{"modality": modality, "path": store_medium(out, path)} for path in media]
-                if (split, number, modality) == ("valid", 1, "image"):
+                if (split, number, modality) in (("valid", 1, "image"), ("test", 4, "image")):
                     stored = [{"modality": "image", "path": ""}]
                 if (split, number, modality) == ("valid", 2, "video"):
                     continue

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def test_the_report_and_the_headline_numbers_reach_kubeflow(tmp_path):
     assert Path(report.path).read_text() == "<p>findings</p>"
     assert metrics.values == {"separate/dish_top1": 0.9, "separate/n": 100.0}
     assert Path(metrics.path).exists()  # without the file every later look-up in the cache is a miss
+
+
+def test_of_many_numbers_the_shortest_names_are_the_headlines(tmp_path):
+    arms = {f"eval/bleu/arm-{number}/low": 0.1 for number in range(200)}
+    (tmp_path / "metrics.json").write_text(json.dumps({**arms, "eval/dish_top1": 0.4, "eval/contribution/video": 0.3}))
+    metrics = Artifact(tmp_path / "m")
+    node.publish(tmp_path, Artifact(tmp_path / "r"), metrics)
+    assert list(metrics.values)[:2] == ["eval/dish_top1", "eval/contribution/video"]
+    assert len(metrics.values) == 100
+    assert len(json.loads(Path(metrics.path).read_text())) == 202
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path):

@@ -146,8 +146,17 @@ def test_alone_in_the_mixture_is_the_adapter_alone(outcome: tuple[Path, dict[str
     adapter = said.filter(pl.col("arm") == "only-image", pl.col("condition") == "full", pl.col("task") == "image").sort(
         "item"
     )
-    assert len(mixture) == 6
-    assert mixture["rank"].to_list() == adapter["rank"].to_list()
+    seen = adapter.filter(pl.col("item") != "test-4")  # its picture is absent
+    assert len(mixture) == 5
+    assert mixture["rank"].to_list() == seen["rank"].to_list()
+
+
+def test_a_row_without_its_medium_has_a_slice_of_its_own(outcome: tuple[Path, dict[str, Any], Remembering]) -> None:
+    scores = pl.read_parquet(outcome[0] / "scores.parquet")
+    absent = scores.filter(pl.col("slice") == "absent")
+    assert set(absent["row"]) == {"test-4-image"}
+    assert set(absent["condition"]) == {"full"}
+    assert "eval/dish_top1/image/absent" in outcome[2].calls[-1]
 
 
 def test_the_report_is_one_file_without_requests(outcome: tuple[Path, dict[str, Any], Remembering]) -> None:
