@@ -189,6 +189,8 @@ def test_without_validation_rows_the_weights_are_equal_and_it_says_so(three, dis
     result = run(Fusion(methods=("concat",)), TASKS, tmp_path / "data", backbone_folder, three, tmp_path / "out")
     assert set(result["merges"]["concat"]["weights"].values()) == {1 / 3}
     assert "no row" in result["merges"]["concat"]["chosen_by"]
+    claims = [check["claim"] for check in json.loads((tmp_path / "out/concat/proof.json").read_text())["checks"]]
+    assert any(claim.startswith("logits of the saved folder") for claim in claims)
     assert "valid" in result["late"]["fused"]["skipped"]
     assert "valid" in result["late"]["same_input"]["skipped"]
 

@@ -21,6 +21,12 @@ def evenly(count: int, most: int | None) -> list[int]:
     return [int(place) for place in np.unique(np.linspace(0, count - 1, most).round())]
 
 
+def training_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -> list[Example]:
+    """The first `count` training rows: enough to compare logits on, which chooses nothing."""
+    rows: list[Example] = get(task.kind).examples(data, task, "train", backbone)
+    return rows[:count]
+
+
 def validation_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -> list[Example]:
     """At most `count` rows spread over the validation split; none where it has none.
 

@@ -22,7 +22,7 @@ from latefuse.fusion.changes import Change, FusionError, added, base_weights
 from latefuse.fusion.folders import PEFT_CONFIG, read, save_merged
 from latefuse.fusion.probe import Probe, acting, attachable, prove_logits
 from latefuse.fusion.proof import Merge, prove_weights, store
-from latefuse.fusion.rows import SPLIT, validation_rows
+from latefuse.fusion.rows import SPLIT, training_rows, validation_rows
 from latefuse.fusion.search import Candidate, choose
 from latefuse.fusion.weights import merge
 from latefuse.models.adapters import AdapterCard, detach, read_card
@@ -38,7 +38,10 @@ PROBE_ROWS = 2
 
 @dataclass(frozen=True)
 class Bench:
-    """What every merge of one seed is made of and tried on."""
+    """What every merge of one seed is made of and tried on.
+
+    rows: per task the validation rows on which weights are chosen. probe: per task some rows of the proof on logits.
+    """
 
     fusion: Fusion
     seed: int
@@ -46,6 +49,7 @@ class Bench:
     base: Mapping[str, Tensor]
     changes: list[Change]
     rows: dict[str, list[Example]]
+    probe: list[list[Example]]
     features: Features
     card: dict[str, Any]
 
@@ -134,8 +138,9 @@ def _bench(
         load_adapter(backbone, folder, name)  # refuses an adapter of another backbone before anything is spent on it
         detach(backbone)
     rows = {name: validation_rows(data, task, backbone, fusion.search_rows) for name, task in tasks.items()}
+    probe = [part[:PROBE_ROWS] or training_rows(data, tasks[name], backbone, PROBE_ROWS) for name, part in rows.items()]
     features = Features(backbone, data.media, cache / "features" if cache else None)
-    features.warm((ref for part in rows.values() for row in part for ref in row.media), progress=False)
+    features.warm((ref for part in (*rows.values(), *probe) for row in part for ref in row.media), progress=False)
     card = {
         "task": "+".join(tasks),
         "modality": tuple(dict.fromkeys(task.modality for task in tasks.values())),
@@ -145,7 +150,7 @@ def _bench(
         "data_fingerprint": data.fingerprint,
         "total_parameters": sum(weight.numel() for weight in base.values()),
     }
-    return Bench(fusion, seed, backbone, base, changes, rows, features, card)
+    return Bench(fusion, seed, backbone, base, changes, rows, probe, features, card)
 
 
 @dataclass(frozen=True)
@@ -194,15 +199,13 @@ def _merge(bench: Bench, method: MergeMethod, choice: Choice, folder: Path) -> d
     chosen = _recipe(bench, method, choice.weights)
     change, energy = merge(method, changes, choice.weights, fusion.density, fusion.rank, bench.seed)
     as_lora = save_merged(folder, change, bench.base, _card(bench, method, change, choice))
-    checks = prove_weights(folder, chosen, changes, bench.base, fusion.tolerance)
-    facts: dict[str, Any] = {"retained_energy": energy.total, "retained_by_module": energy.modules} if energy else {}
-    rows = [part[:PROBE_ROWS] for part in bench.rows.values()]
-    if any(rows):
-        probe = Probe(bench.backbone, rows, bench.features)
-        on_logits, moved = prove_logits(probe, folder, chosen, changes, fusion.tolerance)
-        checks, facts = checks + on_logits, {**facts, **moved}
+    on_weights = prove_weights(folder, chosen, changes, bench.base, fusion.tolerance)
+    probe = Probe(bench.backbone, bench.probe, bench.features)
+    on_logits, facts = prove_logits(probe, folder, chosen, changes, fusion.tolerance)
+    if energy:
+        facts |= {"retained_energy": energy.total, "retained_by_module": energy.modules}
     names = [change.name for change in changes]
-    proof = store(folder, chosen, checks, {**facts, "adapters": names, "dense": not as_lora})
+    proof = store(folder, chosen, on_weights + on_logits, {**facts, "adapters": names, "dense": not as_lora})
     return {
         "weights": dict(zip(names, choice.weights, strict=True)),
         "chosen_by": choice.reason,
