@@ -6,7 +6,7 @@ from math import isnan
 
 import pytest
 
-from latefuse.evaluation.generation import has_amount, recipe_scores, step_order, text_scores
+from latefuse.evaluation.generation import has_amount, recipe_scores, step_amounts, step_order, text_scores
 
 TRUTH = {
     "ingredients": [
@@ -40,7 +40,7 @@ def test_the_truth_scores_full_marks() -> None:
     )
     assert [values[m] for m in full] == pytest.approx([1.0] * 7)
     assert (values["hallucination"], values["amount_error"]) == (0, 0)
-    assert (values["amount_share"], values["step_amount_share"]) == (0.75, 0.75)
+    assert (values["amount_share"], values["step_amount_share"], values["step_amount_match"]) == (0.75, 0.75, 1)
 
 
 def test_a_worked_example() -> None:
@@ -53,6 +53,7 @@ def test_a_worked_example() -> None:
     assert values["hallucination"] == pytest.approx(1 / 4)  # saffron; the onion is merely not red
     assert values["step_order"] == pytest.approx(1 / 3)  # butter, rice, bake: one of three pairs is swapped
     assert values["step_amount_share"] == 0
+    assert values["step_amount_match"] == pytest.approx(1 / 3)  # of butter, rice and bake only bake needs none
 
 
 def test_an_answer_that_says_nothing() -> None:
@@ -61,7 +62,7 @@ def test_an_answer_that_says_nothing() -> None:
         scores[m][0]
         for m in ("ingredient_precision", "ingredient_recall", "ingredient_f1", "step_order", "bleu", "rouge_l")
     ] == [0] * 6
-    for metric in ("amount_accuracy", "amount_error", "hallucination", "amount_share"):
+    for metric in ("amount_accuracy", "amount_error", "hallucination", "amount_share", "step_amount_match"):
         assert isnan(scores[metric][0])
         assert scores[metric][1] == 0
 
@@ -93,6 +94,20 @@ def test_the_same_ingredient_twice_is_added_up() -> None:
 )
 def test_step_order(said: list[str], tau: float) -> None:
     assert step_order(said, TRUTH["steps"])[0] == pytest.approx(tau)
+
+
+@pytest.mark.parametrize(
+    ("said", "share", "steps"),
+    [
+        (TRUTH["steps"], 1.0, 4),
+        (["add 2 cups rice", "add 1 tbsp butter", "add 3 cloves garlic", "bake 2 cups"], 3 / 4, 4),  # one too many
+        (["add rice", "add 1 tbsp butter", "bake"], 2 / 3, 3),  # one too few
+        (["bake", "add 9 cups rice"], 1.0, 2),  # whether there is an amount, not which
+        (["add 2 cups rice", "dance for 1 cup"], 1.0, 1),
+    ],
+)
+def test_amounts_stand_where_the_truth_has_them(said: list[str], share: float, steps: int) -> None:
+    assert step_amounts(said, TRUTH["steps"]) == (pytest.approx(share), steps)
 
 
 def test_equal_steps_match_in_place() -> None:

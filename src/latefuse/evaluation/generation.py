@@ -39,6 +39,7 @@ def recipe_scores(answer: str, reference: str, truth: Mapping[str, Any]) -> dict
         **ingredient_scores(said, true),
         **amount_scores(said, true),
         "step_amount_share": _share([has_amount(step) for step in said.steps]) if true.steps else UNDEFINED,
+        "step_amount_match": step_amounts(said.steps, true.steps),
         "step_order": step_order(said.steps, true.steps),
         "hallucination": hallucination(said, true),
         **text_scores(answer, reference),
@@ -102,21 +103,23 @@ def step_order(said: Sequence[str], true: Sequence[str]) -> Score:
 
     0 where fewer than two steps match: no order was shown. Undefined where the truth has fewer than two steps.
     """
-    from scipy.optimize import linear_sum_assignment
     from scipy.stats import kendalltau
 
     if len(true) < 2:
         return UNDEFINED
-    if len(said) < 2:
+    pairs = _same_steps(said, true)
+    if len(pairs) < 2:
         return 0.0, len(true)
-    mine, wanted = [_step_words(step) for step in said], [_step_words(step) for step in true]
-    alike = np.array([[_jaccard(a, b) for b in wanted] for a in mine])
-    apart = np.abs(np.arange(len(mine))[:, None] - np.arange(len(wanted))[None, :])
-    rows, columns = linear_sum_assignment(-(alike - 1e-6 * apart))  # among equal steps the nearest in place match
-    kept = alike[rows, columns] >= SAME_STEP
-    if kept.sum() < 2:
-        return 0.0, len(true)
-    return float(kendalltau(rows[kept], columns[kept]).statistic), len(true)
+    return float(kendalltau(*zip(*pairs, strict=True)).statistic), len(true)
+
+
+def step_amounts(said: Sequence[str], true: Sequence[str]) -> Score:
+    """Share of the steps correctly told that say how much exactly where the true step does (best matching).
+
+    An amount too many is as wrong as one too few, so that nothing scores higher than the truth, with 1. Undefined where
+    no step matches.
+    """
+    return _share([has_amount(said[k]) == has_amount(true[j]) for k, j in _same_steps(said, true)])
 
 
 def text_scores(answer: str, reference: str) -> dict[str, Score]:
@@ -186,6 +189,20 @@ def _error(a: Ingredient, b: Ingredient) -> float:
 def _same_amount(a: Ingredient, b: Ingredient) -> bool:
     pair = _comparable(a, b)
     return pair is not None and abs(pair[0] - pair[1]) <= SAME_AMOUNT * pair[1]
+
+
+def _same_steps(said: Sequence[str], true: Sequence[str]) -> list[tuple[int, int]]:
+    """(place told, true place) of the steps that match, each in at most one pair, in the order told."""
+    from scipy.optimize import linear_sum_assignment
+
+    if not said or not true:
+        return []
+    mine, wanted = [_step_words(step) for step in said], [_step_words(step) for step in true]
+    alike = np.array([[_jaccard(a, b) for b in wanted] for a in mine])
+    apart = np.abs(np.arange(len(mine))[:, None] - np.arange(len(wanted))[None, :])
+    rows, columns = linear_sum_assignment(-(alike - 1e-6 * apart))  # among equal steps the nearest in place match
+    kept = alike[rows, columns] >= SAME_STEP
+    return list(zip(rows[kept].tolist(), columns[kept].tolist(), strict=True))
 
 
 def _step_words(step: str) -> frozenset[str]:

@@ -12,7 +12,7 @@ from latefuse.evaluation.classification import Score
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric reads. `better` is +1 where more is better, -1 where less is; `share` is shown in per cent."""
+    """How a metric reads. `better` is +1 where more is better, -1 where less is, 0 where neither; `share` is shown in per cent."""
 
     name: str
     label: str
@@ -36,13 +36,19 @@ _ALL = (
     Metric("step_order", "step order", "Kendall's tau between the steps told and the true order", 1, False),
     Metric("hallucination", "invented ingredients", "share of named ingredients of which nothing is in the truth", -1),
     Metric("amount_share", "ingredients with amounts", "share of the named ingredients that come with an amount"),
-    Metric("step_amount_share", "steps with amounts", "share of the steps that say how much"),
+    Metric("step_amount_share", "steps with amounts", "share of the steps that say how much", 0),
+    Metric(
+        "step_amount_match",
+        "amounts where they belong",
+        "share of the steps correctly told that say how much exactly where the true step does",
+    ),
     Metric("exact_match", "exact match", "the written answer is the true answer, letter case and spaces aside"),
     Metric("answer_top1", "answer ranked first", "the true answer scores highest among all answers of its topic"),
     Metric("bleu", "BLEU", "mean sentence BLEU-4 against the true text, sacrebleu with effective order"),
     Metric("rouge_l", "ROUGE-L", "mean ROUGE-L F1 against the true text"),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+RANKED = ("answer_top1", "dish_top1", "dish_top5")  # by likelihood in a closed list: the format written has no say
 MAIN = ("ingredient_f1", "exact_match", "dish_top1", "rouge_l")  # a task's headline is the first of these that it has
 
 

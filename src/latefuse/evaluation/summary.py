@@ -9,18 +9,24 @@ from math import isnan
 import numpy as np
 
 from latefuse.evaluation.arms import FUSED, MIXED, ROUTE, ZERO, Arm, only
-from latefuse.evaluation.intervals import Bootstrap, Estimate, mean_interval, paired_bootstrap
-from latefuse.evaluation.metrics import METRICS, main_metric
+from latefuse.evaluation.intervals import Bootstrap, Estimate, Floats, mean_interval, paired_bootstrap
+from latefuse.evaluation.metrics import METRICS, RANKED, main_metric
 from latefuse.evaluation.scores import ORACLE, ScoreTable
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm on one metric: its mean and its paired differences against the controls (None for the control itself)."""
+    """One arm on one metric: its mean and its paired differences against the controls (None for the control itself).
+
+    oracle: the best reachable mean over the rows that the arm has a value on; reached: the arm's share of it there.
+    Both are None without an oracle, the share also where the oracle is not above zero or less is better.
+    """
 
     mean: Estimate
     against_zero: Estimate | None = None
     against_mixed: Estimate | None = None
+    oracle: float | None = None
+    reached: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """A task's rows and cells: metric -> arm -> cell; oracle: metric -> best reachable mean."""
+    """A task's rows and cells: metric -> arm -> cell; oracle: metric -> best reachable mean over all rows."""
 
     name: str
     rows: int
@@ -51,6 +57,18 @@ class TaskSummary:
         """How many rows the metric was measured on, by the arm that has most."""
         return max((cell.mean.rows for cell in self.cells.get(metric, {}).values()), default=0)
 
+    @property
+    def harm_metric(self) -> str | None:
+        """Where harm by another task's adapter can be seen: the headline, else a ranked metric, with zero-shot above 0.
+
+        None where zero-shot is not shown to get anything right by any of them: nothing can be lost there.
+        """
+        for metric in (self.main, *RANKED):
+            control = self.cells.get(metric, {}).get(ZERO)
+            if control is not None and control.mean.value > 0 and not control.mean.low <= 0:
+                return metric
+        return None
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -59,7 +77,7 @@ class Summary:
     arms: Sequence[Arm]
     tasks: Sequence[TaskSummary]
     contributions: Sequence[Contribution] = ()
-    off: Mapping[str, Mapping[str, Cell]] = field(default_factory=dict)  # adapter's task -> rows' task -> cell
+    off: Mapping[str, Mapping[str, Mapping[str, Cell]]] = field(default_factory=dict)  # adapter -> task -> metric
     slices: Mapping[str, Mapping[str, Mapping[str, Cell]]] = field(default_factory=dict)  # task -> slice -> arm -> cell
 
     def task(self, name: str) -> TaskSummary:
@@ -113,7 +131,23 @@ def cell(
             return None
         return paired_bootstrap(values, table.matrix(control, task, metric, rows=names)[0], items, how)
 
-    return Cell(mean_interval(values, items, how), against(ZERO), against(MIXED))
+    oracle, reached = _reached(table, values, names, task, metric)
+    return Cell(mean_interval(values, items, how), against(ZERO), against(MIXED), oracle, reached)
+
+
+def _reached(
+    table: ScoreTable, values: Floats, rows: Sequence[str], task: str, metric: str
+) -> tuple[float | None, float | None]:
+    """The oracle's mean where both have a value, and the share of it that is reached. values: (seeds, rows)."""
+    if not table.has(ORACLE, task, metric):
+        return None, None
+    best = np.broadcast_to(table.matrix(ORACLE, task, metric, rows=rows)[0], values.shape)
+    both = ~(np.isnan(values) | np.isnan(best))
+    if not both.any():
+        return None, None
+    oracle = float(best[both].mean())
+    defined = METRICS[metric].better > 0 and oracle > 0
+    return oracle, float(values[both].mean()) / oracle if defined else None
 
 
 def _contributions(table: ScoreTable, tasks: Sequence[TaskSummary], how: Bootstrap) -> list[Contribution]:
@@ -141,11 +175,16 @@ def _contributions(table: ScoreTable, tasks: Sequence[TaskSummary], how: Bootstr
 
 def _off(
     table: ScoreTable, tasks: Sequence[TaskSummary], arms: Sequence[Arm], how: Bootstrap
-) -> dict[str, dict[str, Cell]]:
+) -> dict[str, dict[str, dict[str, Cell]]]:
+    """Every adapter on every task: the headline and, where that leaves nothing to lose, the metric that does."""
     adapters = [task.name for task in tasks if any(arm.name == only(task.name) for arm in arms)]
     return {
         adapter: {
-            task.name: cell(table, only(adapter), task.name, task.main, how)
+            task.name: {
+                metric: cell(table, only(adapter), task.name, metric, how)
+                for metric in dict.fromkeys((task.main, task.harm_metric or task.main))
+                if table.has(only(adapter), task.name, metric)
+            }
             for task in tasks
             if table.has(only(adapter), task.name, task.main)
         }
@@ -183,10 +222,11 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
                 flat[f"eval/{task.main}/{_at(summary, task, task.main)}{name}"] = cells[lead].mean.value
     for one in headline_contributions(summary):
         flat[f"eval/contribution/{one.modality}"] = one.worth.value
-    for adapter, cells in summary.off.items():
-        for name, found in cells.items():
-            if name != adapter and found.against_zero is not None:
-                flat[f"eval/off_modality/{adapter}-on-{name}"] = found.against_zero.value
+    for adapter, on_tasks in summary.off.items():
+        for name, by_metric in on_tasks.items():
+            against = by_metric[summary.task(name).main].against_zero
+            if name != adapter and against is not None:
+                flat[f"eval/off_modality/{adapter}-on-{name}"] = against.value
     return {name: value for name, value in flat.items() if not isnan(value)}
 
 

@@ -6,13 +6,14 @@ from math import isnan
 
 from latefuse.evaluation.arms import MIXED, ZERO
 from latefuse.evaluation.metrics import METRICS
-from latefuse.evaluation.summary import Cell, Summary
+from latefuse.evaluation.summary import Cell, Summary, TaskSummary
 from latefuse.evaluation.verdict import number
 
 
 def table(summary: Summary) -> str:
-    """Arms against each task's headline metric: value, interval, and a mark for the difference to mixed.
+    """Arms against each task's headline metric: value, interval, and marks for the differences to the controls.
 
+    A cell measured on fewer rows than its column says how many, n.
     '*': the interval of the difference against zero-shot excludes zero; '+', '-': that against mixed does.
     """
     head = [
@@ -23,7 +24,7 @@ def table(summary: Summary) -> str:
     for arm in summary.arms:
         row = [task.cells[task.main].get(arm.name) for task in summary.tasks]
         if arm.group != "off" and any(row):
-            told = [_told(cell, task.main) for cell, task in zip(row, summary.tasks, strict=True)]
+            told = [_told(cell, task) for cell, task in zip(row, summary.tasks, strict=True)]
             lines.append([arm.label, *told])
     if any(task.oracle for task in summary.tasks):
         lines.append(
@@ -36,12 +37,15 @@ def table(summary: Summary) -> str:
     return "\n".join([rows[0], rule, *rows[1:], "", notes, ""])
 
 
-def _told(cell: Cell | None, metric: str) -> str:
+def _told(cell: Cell | None, task: TaskSummary) -> str:
     if cell is None or isnan(cell.mean.value):
         return ""
+    metric = task.main
     text = number(metric, cell.mean.value)
     if cell.mean.has_interval:
         text += f" [{number(metric, cell.mean.low).rstrip('%')}, {number(metric, cell.mean.high).rstrip('%')}]"
+    if cell.mean.rows != task.measured(metric):
+        text += f" (n = {cell.mean.rows})"
     if cell.against_zero is not None and cell.against_zero.excludes_zero:
         text += " *"
     if cell.against_mixed is not None and cell.against_mixed.excludes_zero:

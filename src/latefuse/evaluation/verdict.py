@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Literal
@@ -82,10 +83,9 @@ def _over_zero_shot(task: TaskSummary, cell: Cell, gained: Estimate) -> Sentence
     """What separate training reaches, against the bare backbone and, where it is known, against the best reachable."""
     metric = METRICS[task.main]
     text = f"On {task.name} separate reaches {number(task.main, cell.mean.value)} ({metric.label})"
-    oracle = task.oracle.get(task.main)
-    if oracle and metric.better > 0:
-        best = number(task.main, oracle)
-        text += f", {100 * cell.mean.value / oracle:.0f}% of what this modality can show at best ({best})"
+    if cell.oracle is not None and cell.reached is not None:
+        best = number(task.main, cell.oracle)
+        text += f", {100 * cell.reached:.0f}% of what this modality can show at best ({best})"
     text += f"; against zero-shot {difference(task.main, gained)}"
     if not gained.excludes_zero:
         return Sentence(f"{text}, which is not shown to differ from zero.", "open")
@@ -161,26 +161,47 @@ def _content(summary: Summary) -> list[Sentence]:
 
 
 def _off(summary: Summary) -> list[Sentence]:
-    """The worst harm that an adapter does to another task, shown harm before a lower mean that is not shown."""
-    pairs = [
-        (adapter, summary.task(name), cell, cell.against_zero)
-        for adapter, cells in summary.off.items()
-        for name, cell in cells.items()
-        if name not in (adapter, FUSED) and cell.against_zero is not None and not isnan(cell.against_zero.value)
-    ]
-    if not pairs:
-        return []
+    """The worst harm that an adapter does to another task, shown harm before a lower mean that is not shown.
 
-    def harm(pair: tuple[str, TaskSummary, Cell, Estimate]) -> tuple[bool, float]:
-        lost = -pair[3].value * METRICS[pair[1].main].better
+    Tasks on which zero-shot has nothing to lose are told apart: there the check can't find harm.
+    """
+    pairs: list[tuple[str, str, str, Estimate]] = []
+    blind: dict[str, None] = {}
+    for task in (task for task in summary.tasks if task.name != FUSED):
+        metric = task.harm_metric
+        others = {name: cells[task.name] for name, cells in summary.off.items() if task.name in cells}
+        for adapter in (name for name in others if name != task.name):
+            if metric is None:
+                blind[task.name] = None
+                continue
+            cell = others[adapter].get(metric)
+            if cell is not None and cell.against_zero is not None and not isnan(cell.against_zero.value):
+                pairs.append((adapter, task.name, metric, cell.against_zero))
+    said = [_worst(pairs)] if pairs else []
+    if blind:
+        text = f"Off modality: zero-shot is not shown to get anything right on {_listed(blind)}, so there is nothing to"
+        said.append(Sentence(f"{text} lose and the check can't tell whether an adapter of another task hurts.", "open"))
+    return said
+
+
+def _worst(pairs: Sequence[tuple[str, str, str, Estimate]]) -> Sentence:
+    """The pair (adapter, task, metric, difference to zero-shot) that loses most."""
+
+    def harm(pair: tuple[str, str, str, Estimate]) -> tuple[bool, float]:
+        lost = -pair[3].value * METRICS[pair[2]].better
         return (lost > 0 and pair[3].excludes_zero, lost)
 
-    adapter, task, _, found = max(pairs, key=harm)
-    told = f"{adapter} on {task.name}, {difference(task.main, found)} against zero-shot"
-    if harm((adapter, task, _, found))[0]:
-        return [Sentence(f"Off modality: an adapter hurts another task, most {told}.", "bad")]
-    if all(cell.mean.value == gained.value for _, _, cell, gained in pairs):
-        text = "Off modality: zero-shot gets nothing right on any task, so there is nothing that an adapter could hurt."
-        return [Sentence(text, "open")]
-    tone: Tone = "good" if found.has_interval else "open"
-    return [Sentence(f"Off modality: no adapter is shown to hurt another task; the lowest is {told}.", tone)]
+    adapter, task, metric, found = worst = max(pairs, key=harm)
+    shown, lost = harm(worst)
+    told = f"{adapter} on {task} ({METRICS[metric].label}), {difference(metric, found)} against zero-shot"
+    if shown:
+        return Sentence(f"Off modality: an adapter hurts another task, most {told}.", "bad")
+    tone: Tone = "good" if found.has_interval and lost <= 0 else "open"
+    where = _listed(dict.fromkeys(name for _, name, _, _ in pairs))
+    return Sentence(f"Off modality: no adapter of another task is shown to hurt {where}; the lowest is {told}.", tone)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

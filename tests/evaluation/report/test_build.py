@@ -6,20 +6,35 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
+from latefuse.data import leaks
+from latefuse.data.splits import TEST, TRAIN
+from latefuse.evaluation import arms
 from latefuse.evaluation.cost import costs
-from latefuse.evaluation.intervals import Estimate
+from latefuse.evaluation.intervals import Bootstrap, Estimate
 from latefuse.evaluation.report import Report, build, charts, gallery, pictures
-from latefuse.evaluation.summary import Summary
+from latefuse.evaluation.scores import NO_SEED, ORACLE, Scores
+from latefuse.evaluation.summary import Summary, summarise
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=y>'
 RECIPE = {
     "ingredients": [{"amount": 2, "unit": "cups", "name": "rice"}, {"amount": 1, "unit": "tbsp", "name": "oil"}],
     "steps": ["add rice", "bake"],
 }
+# five pictures, the first four of them in train and in test, named by what no page may take at its word
+LEAK = leaks.shared(
+    np.array([0, 0, 1, 1, 2, 2, 3, 3, 4]),
+    np.array([0, 1, 0, 1, 0, 1, 0, 1, 0]),
+    np.array([TRAIN, TEST]),
+    lambda picture: f"{picture}{HOSTILE}",
+    lambda unit: f"item-{unit}",
+    "media",
+)
+CLEAN = leaks.Finding(True, 5760, 0, "0 texts stand in train and in test", 7, ("not to be shown",))
 VOID = {"meta", "link", "img", "br", "hr", "input", "line", "rect", "circle"}
 
 
@@ -76,10 +91,12 @@ def _page(made_up: Summary, cards: list[gallery.Card]) -> str:
         "name": "mixed",
         "seed": 0,
         "wall_s": 61.0,
+        "train_s": 50.0,
         "trainable": 123_456,
         "trainable_share": 0.08,
         "peak_rss_gib": 1.25,
     }
+    adapter = result | {"name": "dish", "wall_s": 600.0, "trainable": 100, "peak_rss_gib": 1.0}
     merges = {
         "svd": {
             "weights": {"dish": 0.6},
@@ -92,12 +109,14 @@ def _page(made_up: Summary, cards: list[gallery.Card]) -> str:
     late = {"fused": {"weights": {"image": 1.0, "text": 0.5}, "nll_before": 2.0, "nll_after": 1.0, "rows": 9}}
     manifest = {
         "source": HOSTILE, "fingerprint": "f" * 64, "rows": {"items": 640}, "quarantine": {"truncated": 3},
-        "leaks": {"media": 0}, "splits": {"conversations": {"item": {"train": 5, "test": 2}}},
+        "leaks": {"media": LEAK.as_dict(), "text": CLEAN.as_dict()},
+        "splits": {"conversations": {"item": {"train": 5, "test": 2}}},
     }  # fmt: skip
     return build(
         Report(
-            title="t", summary=made_up, cards=cards, manifest=manifest, costs=costs([result]),
-            fused=[{"seed": 0, "tasks": ["dish"], "merges": merges, "late": late}], repeat={"recipe": HOSTILE},
+            title="t", summary=made_up, cards=cards, manifest=manifest, costs=costs([result, adapter]),
+            fused=[{"seed": 0, "tasks": ["dish"], "merges": merges, "late": late, "wall_s": 60.0}],
+            repeat={"recipe": HOSTILE},
         )
     )  # fmt: skip
 
@@ -155,6 +174,58 @@ def test_right_and_wrong_answers(cards: list[gallery.Card]) -> None:
     assert found["answers", "mixed"].right is False
 
 
+def test_a_failed_leak_check_is_told_as_such(made_up: Summary, cards: list[gallery.Card]) -> None:
+    rows = re.findall(r"<tr><th[^>]*>(media|text)</th>(.*?)</tr>", _page(made_up, cards))
+    failed, passed = (dict(rows)[check] for check in ("media", "text"))
+    assert "FAILED" in failed
+    assert 'class="worse"' in failed
+    assert "passed" not in failed
+    assert "<td>4 of 5</td>" in failed
+    assert "4 media stand in train and in test" in failed
+    told = re.findall(r"<li>(.*?)</li>", failed)
+    assert [one[0] for one in told] == ["0", "1", "2"]
+    assert told[0].endswith("item-0 (train) and item-1 (test)")
+    assert "passed" in passed
+    assert "FAILED" not in passed
+    assert "<td>0 of 5760</td>" in passed
+    assert "7 more between validation and another split" in passed
+    assert "not to be shown" not in passed
+
+
+def test_the_share_of_the_oracle_is_that_on_the_arms_own_rows() -> None:
+    known, scores = arms.arms(["t"], ["t", "mixed"], [], late=False, same_input=False), Scores()
+
+    def add(arm: str, values: dict[str, float]) -> None:
+        for row, value in values.items():
+            key = (arm, NO_SEED, "full", "t", "t", row, row, "image", "")
+            scores.add(key, {"dish_top1": (value, int(value == value))})
+
+    add(ORACLE, {"a": 0.5, "b": 0.5, "c": 0.1, "d": 0.1})
+    add("zero-shot", dict.fromkeys("abcd", float("nan")))
+    add("mixed", dict.fromkeys("abcd", 0.15))
+    add("separate+route", {"a": 0.5, "b": 0.2})
+    page = build(Report(title="t", summary=summarise(scores.table(), known, Bootstrap())))
+    shares = dict(
+        zip(("zero", "mixed", "route"), re.findall(r'class="of" role="cell".*?>(.*?)</span>', page), strict=True)
+    )
+    assert shares == {"zero": "", "mixed": "50%", "route": "70%"}  # 0.15 of 0.3; 0.35 of 0.5, not of 0.3
+    assert "nan" not in page
+    assert "n = 2<" in page
+
+
+def test_costs_stand_per_arm(made_up: Summary, cards: list[gallery.Card]) -> None:
+    cost = _page(made_up, cards).split('id="cost"')[1].split("</section>")[0]
+    rows = re.findall(r'<tr><th scope="row">([^<]*).*?</th>(.*?)</tr>', cost)
+    cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows}
+    assert cells["zero-shot"] == ["0", "0.00%", "", "", "", "", ""]
+    assert cells["mixed"] == ["123 k", "8.00%", "", "61.0 s", "1.25 GiB", "", ""]
+    assert cells["separate + route"][3] == "10.0 min"
+    assert cells["separate+merge-svd"][3] == "11.0 min"
+    assert cells["separate + late-fused"][3] == "11.0 min"
+    assert "1 job and the fuse step" in cost
+    assert "one after the other" not in cost
+
+
 def test_an_empty_result_still_makes_a_page() -> None:
     assert "nothing to compare" in build(Report(title="empty", summary=Summary([], [])))
 
@@ -194,35 +265,3 @@ def test_a_broken_picture_is_no_reason_to_fail(tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     assert pictures.image(path) is None
-
-
-def test_costs_add_up() -> None:
-    results = [
-        {
-            "name": "a",
-            "seed": s,
-            "wall_s": 10.0 + s,
-            "trainable": 100,
-            "trainable_share": 0.1,
-            "train_tokens": 50,
-            "peak_rss_gib": 1.0,
-            "samples_per_s": 4.0,
-        }
-        for s in (0, 2)
-    ] + [
-        {
-            "name": "b",
-            "seed": 0,
-            "wall_s": 9.0,
-            "trainable": 50,
-            "trainable_share": 0.05,
-            "train_tokens": 10,
-            "peak_rss_gib": 2.0,
-            "samples_per_s": 8.0,
-        }
-    ]
-    found = {cost.name: cost for cost in costs(results)}
-    route = found["separate+route"]
-    assert (route.trainable, route.tokens, route.wall_s, route.peak_gib, route.jobs) == (150, 60, 20.0, 2.0, 2)
-    assert route.samples_per_s == pytest.approx((4 * 11 + 8 * 9) / 20)
-    assert found["a"].wall_s == 11.0

@@ -9,11 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from latefuse.evaluation.arms import FUSED, MIXED, ROUTE, ZERO
-from latefuse.evaluation.cost import Cost
+from latefuse.evaluation.cost import Cost, with_fusion
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.metrics import METRICS
 from latefuse.evaluation.report import charts
 from latefuse.evaluation.report.gallery import Card
+from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.summary import Cell, Contribution, Summary, TaskSummary
 from latefuse.evaluation.verdict import Sentence, difference, number, verdicts
 
@@ -56,7 +57,8 @@ def build(report: Report) -> str:
         off=_off(summary),
         slices=_slices(summary),
         fusion=[_fusion(one) for one in report.fused],
-        manifest=_manifest(report.manifest),
+        costs=[(_label(summary, cost.name), cost) for cost in with_fusion(report.costs, report.fused)],
+        manifest=provenance(report.manifest),
         meanings=[metric for metric in METRICS.values() if any(metric.name in t.cells for t in summary.tasks)],
         arms=[arm for arm in summary.arms if arm.group != "off"],
     )
@@ -85,7 +87,7 @@ def _short(cell: Cell, task: TaskSummary) -> dict[str, Any]:
     best = max((found.mean.value * METRICS[task.main].better for found in task.cells[task.main].values()), default=0.0)
     return {
         "value": number(task.main, cell.mean.value),
-        "interval": _interval(task.main, cell.mean),
+        "interval": _interval(task.main, cell.mean, task.measured(task.main)),
         "mark": _mark(task.main, cell.against_mixed),
         "best": cell.mean.value * METRICS[task.main].better >= best,
     }
@@ -95,13 +97,16 @@ def _mark(metric: str, found: Estimate | None) -> str:
     """'better' or 'worse' where the interval of the difference excludes zero."""
     if found is None or not found.excludes_zero:
         return ""
-    return "better" if found.value * METRICS[metric].better > 0 else "worse"
+    gain = found.value * METRICS[metric].better
+    return "better" if gain > 0 else "worse" if gain < 0 else ""
 
 
-def _interval(metric: str, found: Estimate) -> str:
+def _interval(metric: str, found: Estimate, rows: int | None = None) -> str:
+    """The interval, and how many rows there were where that is not the `rows` of its neighbours or allows none."""
     if not found.has_interval:
         return f"n = {found.rows}"
-    return f"{number(metric, found.low).rstrip('%')} – {number(metric, found.high).rstrip('%')}"
+    ends = f"{number(metric, found.low).rstrip('%')} – {number(metric, found.high).rstrip('%')}"
+    return ends if rows in (None, found.rows) else f"{ends}, n = {found.rows}"
 
 
 def _task(summary: Summary, task: TaskSummary, fewest: int) -> dict[str, Any]:
@@ -116,24 +121,25 @@ def _task(summary: Summary, task: TaskSummary, fewest: int) -> dict[str, Any]:
 
 
 def _metric(summary: Summary, task: TaskSummary, metric: str) -> dict[str, Any]:
-    row, oracle = task.cells[metric], task.oracle.get(metric)
-    extra = [] if oracle is None else [oracle]
-    at = charts.scale([cell.mean for cell in row.values()], METRICS[metric].share, extra)
+    row, oracle, rows = task.cells[metric], task.oracle.get(metric), task.measured(metric)
+    best = [cell.oracle for cell in row.values() if cell.oracle is not None]
+    at = charts.scale([cell.mean for cell in row.values()], METRICS[metric].share, best)
     lines = []
     for arm in summary.arms:
         if arm.group == "off" or arm.name not in row:
             continue
         cell = row[arm.name]
-        said = f"{arm.label}: {number(metric, cell.mean.value)}, {_interval(metric, cell.mean)}"
+        interval = _interval(metric, cell.mean, rows)
+        said = f"{arm.label}: {number(metric, cell.mean.value)}, {interval}"
         lines.append(
             {
                 "arm": arm,
-                "bar": charts.bar(cell.mean, at, arm.group, oracle, said),
+                "bar": charts.bar(cell.mean, at, arm.group, cell.oracle, said),
                 "value": number(metric, cell.mean.value),
-                "interval": _interval(metric, cell.mean),
+                "interval": interval,
                 "zero": _against(metric, cell.against_zero),
                 "mixed": _against(metric, cell.against_mixed),
-                "reached": f"{100 * cell.mean.value / oracle:.0f}%" if oracle and METRICS[metric].better > 0 else "",
+                "reached": "" if cell.reached is None else f"{100 * cell.reached:.0f}%",
                 "seeds": cell.mean.seeds,
             }
         )
@@ -141,6 +147,7 @@ def _metric(summary: Summary, task: TaskSummary, metric: str) -> dict[str, Any]:
         "name": metric,
         "metric": METRICS[metric],
         "main": metric == task.main,
+        "rows": rows,
         "oracle": None if oracle is None else number(metric, oracle),
         "lines": lines,
     }
@@ -177,28 +184,23 @@ def _label(summary: Summary, name: str) -> str:
 
 
 def _off(summary: Summary) -> dict[str, Any]:
-    """Adapters by tasks: value, and difference to zero-shot."""
+    """Adapters by tasks: value, and difference to zero-shot, by the headline and by what can show harm."""
+    columns = [
+        (task, metric)
+        for task in summary.tasks
+        for metric in dict.fromkeys((task.main, task.harm_metric or task.main))
+        if any(metric in cells.get(task.name, {}) for cells in summary.off.values())
+    ]
     lines = []
     for adapter, cells in summary.off.items():
         line = []
-        for task in summary.tasks:
-            cell = cells.get(task.name)
-            line.append(
-                None
-                if cell is None
-                else {
-                    "value": number(task.main, cell.mean.value),
-                    "zero": _against(task.main, cell.against_zero),
-                    "own": task.name == adapter,
-                }
-            )
+        for task, metric in columns:
+            cell = cells.get(task.name, {}).get(metric)
+            zero = None if cell is None else _against(metric, cell.against_zero)
+            value = "" if cell is None else number(metric, cell.mean.value)
+            line.append({"value": value, "zero": zero, "own": task.name == adapter})
         lines.append({"adapter": adapter, "cells": line})
-    kept = [k for k in range(len(summary.tasks)) if any(line["cells"][k] for line in lines)]
-    return {
-        "tasks": [summary.tasks[k] for k in kept],
-        "labels": [METRICS[summary.tasks[k].main].label for k in kept],
-        "lines": [{**line, "cells": [line["cells"][k] for k in kept]} for line in lines],
-    }
+    return {"heads": [{"task": task.name, "metric": METRICS[metric].label} for task, metric in columns], "lines": lines}
 
 
 def _slices(summary: Summary) -> list[dict[str, Any]]:
@@ -256,47 +258,19 @@ def _mixture(name: str, said: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    leaks = manifest.get("leaks") or {}
-    return {
-        "rows": dict(manifest.get("rows") or {}),
-        "quarantine": dict(manifest.get("quarantine") or {}),
-        "leaks": {name: _finding(value) for name, value in leaks.items()},
-        "splits": _splits(manifest.get("splits") or {}),
-        "source": manifest.get("source", "unknown"),
-        "licence": manifest.get("licence", "unknown"),
-        "fingerprint": str(manifest.get("fingerprint", ""))[:16],
-    }
-
-
-def _finding(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_finding(one)}" for key, one in value.items()) or "nothing found"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_finding, value)) or "nothing found"
-    return "nothing found" if value in (0, None, "", False) else str(value)
-
-
-def _splits(splits: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(where, counts) of every split, however deep the manifest nests table and scheme."""
-    found: list[tuple[str, str]] = []
-    for name, value in splits.items():
-        if isinstance(value, Mapping) and any(isinstance(one, Mapping) for one in value.values()):
-            found += [(f"{name} / {inner}", counts) for inner, counts in _splits(value)]
-        elif isinstance(value, Mapping):
-            found.append((name, ", ".join(f"{split} {count}" for split, count in value.items())))
-    return found
-
-
-def _amount(value: float) -> str:
-    """A count for reading: 1,234,567 as '1.23 M'."""
+def _amount(value: float | None) -> str:
+    """A count for reading: 1,234,567 as '1.23 M'; nothing where there is none."""
+    if value is None:
+        return ""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}" if value else "0"
 
 
-def _seconds(value: float) -> str:
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
     if value >= 90:
         return f"{value / 60:.1f} min"
     return f"{value:.1f} s" if value else "0 s"
