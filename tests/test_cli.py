@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 
-from latefuse import cli
+from latefuse import cli, tracking
 
 RECIPE = "tests/golden/recipe.yaml"
 
@@ -75,6 +75,18 @@ def test_mistakes_are_told_in_words(arguments, words, capsys):
     assert "Traceback" not in err
 
 
+def test_a_backbone_that_is_not_there_is_told_in_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LATEFUSE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    missing = str(tmp_path / "nope")
+    arguments = ["step", "backbone", RECIPE, "--set", f"backbone.name={missing}", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert f"latefuse: backbone {missing!r}: no such folder" in err
+    assert "Traceback" not in err
+
+
 def test_an_unknown_job_names_those_there_are(tmp_path, capsys):
     common = ["--dataset", str(tmp_path), "--backbone", str(tmp_path), "--out", str(tmp_path / "out")]
     assert cli.main(["step", "finetune", RECIPE, "--job", "sound", *common]) == 2
@@ -93,3 +105,23 @@ def test_outside_a_checkout_the_pipeline_is_looked_for_in_vain(tmp_path):
 def test_replay_of_nothing_says_so(tmp_path, capsys):
     assert cli.main(["replay", str(tmp_path)]) == 0
     assert "nothing to send" in capsys.readouterr().out
+
+
+def test_replay_looks_where_everything_is_kept(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    monkeypatch.setenv("LATEFUSE_HOME", str(home))
+    assert cli.main(["replay"]) == 0
+    assert f"nothing to send under {home}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kept", "status", "words"),
+    [(0, 0, "a.jsonl: sent"), (3, 1, "a.jsonl: 3 record(s) kept"), (None, 0, "a.jsonl: left to its process")],
+)
+def test_replay_tells_what_became_of_each_file(kept, status, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "replay", lambda folder: {"a.jsonl": kept})
+    assert cli.main(["replay", str(tmp_path)]) == status
+    out = capsys.readouterr().out
+    assert words in out
+    assert ("sent" in out) == (kept == 0)

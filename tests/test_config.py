@@ -1,13 +1,17 @@
 """The configuration: overrides, profiles, nearest names, digests, the list of jobs."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from latefuse.config import MIXED, Config, Data, Profile, Resources
+from latefuse.config import MIXED, Config, Data, Kind, Profile, Resources
 from latefuse.configfile import load
 from latefuse.sections import ConfigError
+from latefuse.tasks import KINDS
 
 RECIPE = """\
 name: x
@@ -93,6 +97,58 @@ def test_what_is_wrong_is_named(files, recipe, words):
 def test_wrong_overrides_are_named(files, override, words):
     with pytest.raises(ConfigError, match=words):
         read(files, override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "fusion.grid=[]", "fusion.grid=[0, 0.0]", "fusion.grid=[.nan, 1]", "fusion.search_rows=0",
+        "fusion.candidates=0", "fusion.density=0", "fusion.density=1.1", "fusion.rank=-3", "fusion.rank=0",
+        "fusion.tolerance=0", "fusion.tolerance=10", "fusion.tolerance=1.1e-4", "fusion.tolerance=.nan",
+        "fusion.late.steps=0", "fusion.late.max_rows=0",
+        "evaluation.max_rows=0", "evaluation.side_rows=0", "evaluation.batch_size=0", "evaluation.max_new_tokens=0",
+        "evaluation.bootstrap=0", "evaluation.min_interval_rows=0", "evaluation.examples=-1",
+        "evaluation.confidence=0", "evaluation.confidence=1", "evaluation.confidence=95",
+        "tasks.image.train.lr=.inf", "tasks.image.train.weight_decay=-1", "tasks.image.train.max_grad_norm=0",
+        "tasks.image.adapter.alpha=0", "tasks.image.adapter.dropout=1", "data.limits.max_pixels=0",
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_before_anything_runs(files, override):
+    with pytest.raises(ConfigError) as caught:
+        read(files, override)
+    assert f"  {override.partition('=')[0]}" in str(caught.value)
+    assert "1 problem" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "fusion.methods=[]", "fusion.grid=[0, 0.5]", "fusion.grid=[-1]", "fusion.density=1", "fusion.rank=1",
+        "fusion.rank=null", "fusion.tolerance=1e-4", "fusion.tolerance=1.0e-6", "evaluation.max_rows=null",
+        "evaluation.side_rows=null",
+        "evaluation.examples=0", "evaluation.confidence=0.5", "evaluation.max_rows=1", "fusion.search_rows=1",
+    ],
+)  # fmt: skip
+def test_the_bounds_themselves_are_allowed(files, override):
+    assert read(files, override).recipe
+
+
+def test_a_kind_without_a_task_is_refused_without_loading_any(files):
+    (files / "recipe.yaml").write_text(RECIPE.replace("{modality: text}", "{modality: text, kind: embed}"))
+    code = (
+        "import sys; from latefuse import cli; status = cli.main(sys.argv[1:]);"
+        "print(status, [name for name in ('torch', 'transformers', 'mlflow', 'kfp') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "config", str(files / "recipe.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "2 []"
+    for words in ("recipe.yaml", "tasks.text.kind", "'instruct'", "'embed'"):
+        assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_kinds_are_those_of_the_registry():
+    assert set(get_args(Kind)) == set(KINDS)
 
 
 def test_a_profile_by_a_wrong_name(files):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latefuse import __version__
+from latefuse import __version__, places
 
 EXAMPLES = """\
 examples:
@@ -20,7 +20,7 @@ examples:
       --out work/image
   latefuse compile configs/recipes/demo.yaml --profile cpu-cluster --out build/demo.yaml
   latefuse submit configs/recipes/demo.yaml --host http://localhost:8080 --wait
-  latefuse replay .latefuse
+  latefuse replay
 """
 
 
@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     submit.add_argument("--timeout", type=float, default=24 * 3600, help="seconds to wait at most (default: a day)")
 
     replay = commands.add_parser("replay", help="send to MLflow what earlier runs could not")
-    replay.add_argument("folder", type=Path, nargs="?", default=Path(".latefuse"))
+    replay.add_argument(
+        "folder", type=Path, nargs="?", default=places.home(), help="LATEFUSE_HOME, or .latefuse here, by default"
+    )
     return top
 
 

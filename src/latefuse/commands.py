@@ -11,11 +11,10 @@ from types import ModuleType
 
 from latefuse.config import Config, Job
 from latefuse.configfile import load
-from latefuse.data.errors import DataError
-from latefuse.sections import ConfigError
+from latefuse.errors import UserError
 
 
-class UsageError(ValueError):
+class UsageError(UserError, ValueError):
     """Something asked for on the command line that can't be done; the message says what to do instead."""
 
 
@@ -31,7 +30,7 @@ def call(options: argparse.Namespace) -> int:
     }
     try:
         return commands[options.command](options)
-    except (ConfigError, DataError, UsageError) as error:
+    except UserError as error:
         print(f"latefuse: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as signal:
@@ -125,10 +124,16 @@ def replay(options: argparse.Namespace) -> int:
 
     kept = tracking.replay(_exists(options.folder))
     for path, count in kept.items():
-        print(f"{path}: {f'{count} record(s) kept' if count else 'sent'}")
+        print(f"{path}: {_told(count)}")
     if not kept:
         print(f"nothing to send under {options.folder}")
     return 1 if any(kept.values()) else 0
+
+
+def _told(kept: int | None) -> str:
+    if kept is None:
+        return "left to its process, which still runs"
+    return f"{kept} record(s) kept" if kept else "sent"
 
 
 def _load(options: argparse.Namespace) -> Config:

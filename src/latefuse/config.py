@@ -14,7 +14,8 @@ from latefuse.sections import Section
 
 Modality = Literal["image", "video", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
-Kind = Literal["instruct", "embed", "judge", "rank", "personalise"]
+# The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
+Kind = Literal["instruct"]
 Role = Literal["language", "bridge", "tower"]
 MergeMethod = Literal["concat", "ties", "dare", "svd"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,10 +24,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class MediaLimits(Section):
     """What a medium may cost before it is refused; read from its header, before decoding."""
 
-    max_bytes: int = 64_000_000
-    max_pixels: int = 50_000_000
-    max_frames: int = 100_000
-    max_seconds: float = 3_600
+    max_bytes: int = Field(64_000_000, ge=1)
+    max_pixels: int = Field(50_000_000, ge=1)
+    max_frames: int = Field(100_000, ge=1)
+    max_seconds: float = Field(3_600, gt=0)
 
 
 class Splits(Section):
@@ -86,8 +87,8 @@ class AdapterConfig(Section):
 
     method: Literal["lora"] = "lora"
     r: int = Field(16, ge=1)
-    alpha: float = 32
-    dropout: Share = 0.0
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
     rslora: bool = False
     dora: bool = False
     on: tuple[Role, ...] = ("language", "bridge")
@@ -107,8 +108,8 @@ class Train(Section):
     lr: float = Field(2e-3, gt=0)
     warmup: Share = 0.05
     schedule: Literal["linear", "cosine", "constant", "constant_then_linear"] = "linear"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     max_tokens: int = Field(512, ge=8)
     batch_tokens: int | None = Field(None, ge=8)
     save_every: int = Field(100, ge=1)
@@ -133,22 +134,30 @@ class LateFusion(Section):
     """Mixing next-token log-probabilities; the weights are learned on the validation split."""
 
     enabled: bool = True
-    steps: int = 200
-    max_rows: int = 200
+    steps: int = Field(200, ge=1)
+    max_rows: int = Field(200, ge=1)
 
 
 class Fusion(Section):
     """How separate adapters become one model. `grid` holds the candidate weights per adapter, `candidates` bounds the
-    combinations that the first method may try; the others begin at its choice and may try half as many."""
+    combinations that the first method may try; the others begin at its choice and may try half as many. `tolerance` is
+    the relative error that a proof allows: it may be stricter than float32 needs, not so lax that it proves nothing."""
 
     methods: tuple[MergeMethod, ...] = ("concat", "ties", "dare", "svd")
-    grid: tuple[float, ...] = (0.3, 0.6, 1.0)
-    search_rows: int = 32
+    grid: tuple[float, ...] = Field((0.3, 0.6, 1.0), min_length=1)
+    search_rows: int = Field(32, ge=1)
     candidates: int = Field(10, ge=1)
-    density: Share = 0.5
-    rank: int | None = None
-    tolerance: float = 1e-4
+    density: float = Field(0.5, gt=0, le=1)
+    rank: int | None = Field(None, ge=1)
+    tolerance: float = Field(1e-4, gt=0, le=1e-4)
     late: LateFusion = LateFusion()
+
+    @field_validator("grid")
+    @classmethod
+    def _some_weight(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
+        if not any(grid):
+            raise ValueError("expected at least one weight other than 0")
+        return grid
 
 
 class Evaluation(Section):
@@ -159,15 +168,15 @@ class Evaluation(Section):
     measure side by side, each with a backbone of its own.
     """
 
-    max_rows: int | None = None
-    batch_size: int = 64
-    max_new_tokens: int = 96
-    bootstrap: int = 2_000
-    confidence: Share = 0.95
+    max_rows: int | None = Field(None, ge=1)
+    batch_size: int = Field(64, ge=1)
+    max_new_tokens: int = Field(96, ge=1)
+    bootstrap: int = Field(2_000, ge=1)
+    confidence: float = Field(0.95, gt=0, lt=1)
     knockouts: tuple[Literal["absent", "constant", "noise", "shuffled"], ...] = ("absent", "constant", "shuffled")
-    min_interval_rows: int = 50
-    examples: int = 12
-    side_rows: int | None = 80
+    min_interval_rows: int = Field(50, ge=1)
+    examples: int = Field(12, ge=0)
+    side_rows: int | None = Field(80, ge=1)
     workers: int = Field(1, ge=1)
 
 
@@ -212,9 +221,9 @@ class Resources(Section):
     image: str | None = None
     cpu: str | None = None
     memory: str | None = None
-    gpu: int = 0
+    gpu: int = Field(0, ge=0)
     gpu_kind: str | None = None
-    retries: int = 0
+    retries: int = Field(0, ge=0)
     timeout_s: int | None = None
     node_selector: dict[str, str] = {}
     tolerations: tuple[dict[str, str], ...] = ()
@@ -236,7 +245,7 @@ class Profile(Section):
     name: str
     launcher: Literal["none", "torchrun", "deepspeed"] = "none"
     processes: int = Field(1, ge=1)
-    threads: int | None = None
+    threads: int | None = Field(None, ge=1)
     side_by_side: int = Field(1, ge=1)
     deepspeed: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -11,15 +11,17 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from latefuse.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """A recipe, profile or override that can't be used; the message names the file, the key and what to do."""
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration in which an unknown key is an error."""
+    """A frozen part of the configuration in which an unknown key is an error, and so are NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
     def digest(self) -> str:

@@ -13,7 +13,13 @@ import pytest
 from loopback_mlflow import Server
 
 HELPERS = Path(__file__).parents[1] / "helpers"
-CANARY = "canary-7f3e9b2c"
+USER = "marie-dupont"
+SECRETS = {
+    "MLFLOW_TRACKING_PASSWORD": "correct-horse-4711",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "HF_TOKEN": "hf_" + "qXw7RtLmPz" * 3,
+    "DATABASE_URL": "postgresql://cook:tulip-3345@db.example/food",
+}
 pytestmark = pytest.mark.timeout(1800)  # every node imports mlflow, which takes long on a machine that is busy
 
 
@@ -31,8 +37,8 @@ def environment(tmp_path, server):
         **kept,
         "PYTHONPATH": str(HELPERS),
         "LATEFUSE_HOME": str(tmp_path / "home"),
-        "HOME": str(tmp_path / f"user-{CANARY}"),
-        "HF_TOKEN": CANARY,
+        **SECRETS,
+        "HOME": str(tmp_path / USER),
         "MLFLOW_TRACKING_URI": server.uri,
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "SMALL_STEPS_PIDS": str(tmp_path),
@@ -97,8 +103,9 @@ def test_runs_then_takes_everything_from_the_cache_then_only_what_is_unchanged(t
     assert "= finetune-video" in kept
 
     everything = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert not [path for path in everything if CANARY.encode() in path.read_bytes()]
-    assert CANARY not in json.dumps(server.runs) + out + again + changed + fresh
+    for secret in (*SECRETS.values(), USER):
+        assert not [path for path in everything if secret.encode() in path.read_bytes()]
+        assert secret not in json.dumps(server.runs) + out + again + changed + fresh
 
 
 def test_nodes_that_do_not_wait_for_each_other_run_side_by_side_and_share_the_cores(tmp_path, environment, server):

@@ -120,14 +120,25 @@ def test_a_profile_of_one_machine_is_refused(capsys):
 
 
 def test_the_token_is_sent_and_never_printed(backend, capsys, monkeypatch):
-    backend.token = "canary-5c1f"
+    backend.token = "eyJhbGciOiJSUzI1NiJ9.c3VibWl0.4b1d"
     monkeypatch.setenv(submit.TOKEN, backend.token)
     with serving(backend) as host:
         assert send(host) == 0
-        monkeypatch.setenv(submit.TOKEN, "wrong-canary")
+        monkeypatch.setenv(submit.TOKEN, "eyJhbGciOiJSUzI1NiJ9.d3Jvbmc.77aa")
         assert send(host) == 1
     printed = capsys.readouterr()
-    assert "canary" not in printed.out + printed.err
+    assert "eyJhbGci" not in printed.out + printed.err
+
+
+def test_a_run_that_has_vanished_is_told_from_a_wrong_address(backend, monkeypatch):
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    backend.fail = {"/runs/r1": [404] * 6}
+    with serving(backend) as host, pytest.raises(submit.SubmitError, match=r"knows no run r1 \(404\)") as caught:
+        submit.wait(submit.connect(host), "r1", 60)
+    assert "root" not in str(caught.value)
+    backend.health = (404, {})
+    with serving(backend) as host, pytest.raises(submit.SubmitError, match="no Kubeflow Pipelines API"):
+        submit.connect(host)
 
 
 def test_a_cancelled_run_ends_the_waiting_and_a_stumble_does_not(backend, monkeypatch):

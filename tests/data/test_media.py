@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import tracemalloc
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from broken_media import encoded, gradient, grey_of, huge_png, with_duration, write_clip, write_sound
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from latefuse.config import MediaLimits
+from latefuse.data import media
 from latefuse.data.errors import MediaError
 from latefuse.data.media import check_image, check_video, frame_indices, open_image, read_frames, sniff
 
@@ -133,12 +133,31 @@ def test_of_an_animation_the_first_frame_is_the_picture_and_all_are_the_clip(kin
     assert [grey_of(frame) for frame in read_frames(raw, 2)] == pytest.approx([60, 180], abs=1)
 
 
-def test_a_huge_header_is_refused_before_decoding() -> None:
-    tracemalloc.start()
+class Decoded(BaseException):
+    """A decoder was asked for pixels."""
+
+
+@pytest.fixture
+def _no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*args: object, **options: object) -> None:
+        raise Decoded
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
+    monkeypatch.setattr(media, "decode", decode)
+
+
+@pytest.mark.usefixtures("_no_decoding")
+def test_the_limits_are_checked_before_decoding(tmp_path: Path) -> None:
     assert reason(check_image, huge_png()) == "too-many-pixels"
     assert reason(open_image, huge_png(9_000, 9_000)) == "too-many-pixels"
-    assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    tracemalloc.stop()
+    picture, clip = encoded(gradient(20, 20), "PNG"), write_clip(tmp_path / "a.mp4", [0, 100, 200])
+    for limits in (MediaLimits(max_pixels=399), MediaLimits(max_bytes=len(picture) - 1)):
+        assert reason(open_image, picture, limits).startswith("too-many-")
+    for limits in (MediaLimits(max_pixels=64 * 48 - 1), MediaLimits(max_frames=2), MediaLimits(max_seconds=0.01)):
+        assert reason(read_frames, clip, 2, limits).startswith("too-many-")
+    for call in (lambda: open_image(picture), lambda: read_frames(clip, 2)):  # the decoders that were never reached
+        with pytest.raises(Decoded):
+            call()
 
 
 def test_the_limits_are_the_recipes(tmp_path: Path) -> None:

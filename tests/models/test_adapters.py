@@ -263,6 +263,61 @@ def test_a_harmed_adapter_is_refused_and_leaves_the_backbone_alone(harm, message
         assert torch.equal(before, base.logits(base.hidden(*rows)))
 
 
+def lose_a_tensor(monkeypatch):
+    """Let PEFT take in all tensors but one, as a version with other names would."""
+    whole = adapters.set_peft_model_state_dict
+
+    def partial(peft, state, **more):
+        return whole(peft, {name: tensor for name, tensor in state.items() if name != B}, **more)
+
+    monkeypatch.setattr(adapters, "set_peft_model_state_dict", partial)
+
+
+def test_an_adapter_that_peft_half_takes_in_is_taken_off_again(saved, scene, monkeypatch):
+    lose_a_tensor(monkeypatch)
+    base, rows = scene()
+    names = list(base.model.state_dict())
+    with torch.no_grad():
+        before = base.hidden(*rows)
+    with pytest.raises(AdapterError, match=r"PEFT did not take in .*up_proj\.lora_B"):
+        adapters.load(base, saved)
+    assert base.peft is None
+    assert list(base.model.state_dict()) == names
+    with torch.no_grad():
+        assert torch.equal(base.hidden(*rows), before)
+
+
+@pytest.mark.parametrize("options", [{}, {"bridge_full": True}])
+def test_an_adapter_that_is_taken_off_again_leaves_the_others(options, scene, tmp_path, monkeypatch):
+    other, rows = scene()
+    adapters.save(trained(other, rows, "three", "image", 3, **options), tmp_path, card(other), "three")
+    base, rows = scene()
+    trained(base, rows, "one", "image", 1, **options)
+    trained(base, rows, "two", "text", 2)
+    flags = {name: parameter.requires_grad for name, parameter in base.model.named_parameters()}
+    with torch.no_grad():
+        two = base.hidden(*rows)
+        with adapters.active(base, "one"):
+            one = base.hidden(*rows)
+    with monkeypatch.context() as patch:
+        lose_a_tensor(patch)
+        with pytest.raises(AdapterError, match="PEFT did not take in"):
+            adapters.load(base, tmp_path, "three")
+        with pytest.raises(AdapterError, match="already attached"):
+            adapters.load(base, tmp_path, "one")
+    assert set(base.peft.peft_config) == {"one", "two"}
+    after = {name: parameter.requires_grad for name, parameter in base.model.named_parameters()}
+    assert {name: flag for name, flag in after.items() if flag} == {name: flag for name, flag in flags.items() if flag}
+    assert not any("three" in name for name in after)
+    with torch.no_grad():
+        assert torch.equal(base.hidden(*rows), two)
+        with adapters.active(base, "one"):
+            assert torch.equal(base.hidden(*rows), one)
+    adapters.load(base, tmp_path, "three")
+    with torch.no_grad(), adapters.active(base, "three"):
+        assert not torch.equal(base.hidden(*rows), two)
+
+
 def test_another_backbone_is_refused(saved, backbone_folder):
     other = load_backbone(backbone_folder("video_llava", 1))
     with pytest.raises(AdapterError, match="made on a backbone of digest"):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ import time
 import pytest
 
 from latefuse import tracking
+from latefuse.tracking.door import Door
+from latefuse.tracking.outbox import Outbox
 
 STEP = """
 import sys, time
@@ -207,6 +210,42 @@ def test_a_slow_server_does_not_slow_the_step(server, tmp_path):
     assert len(values(run)) == 500
 
 
+@pytest.fixture
+def silent(monkeypatch):
+    """A server that takes every connection and never says a word; mlflow is imported, which is not its fault."""
+    import mlflow  # noqa: F401
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        yield
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_server_that_never_answers_does_not_hold_the_step_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    start = time.monotonic()
+    with tracking.step_run("finetune", "cfg", tmp_path / "out", "finetune-image") as tracker:
+        for step in range(500):
+            tracker.metrics({"train/loss": float(step)}, step=step)
+        assert time.monotonic() - start < 0.8
+    assert time.monotonic() - start < 5
+    assert tracker.run_id is None
+    assert len((tmp_path / "out.tracking.jsonl").read_text().splitlines()) == 503  # a header, figures and an end beside
+
+
+@pytest.mark.usefixtures("silent")
+def test_patience_ends_before_the_request_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
+    header = {"run_id": None, "shared": False, "identity": "i", "experiment": "e", "name": "n", "tags": {}}
+    outbox = Outbox(Door(os.environ["MLFLOW_TRACKING_URI"]), header, tmp_path / "x.tracking.jsonl", patience_s=0.5)
+    start = time.monotonic()
+    outbox.metrics({"train/loss": 1.0}, step=1)
+    assert outbox.run_id is None
+    assert outbox.close("FINISHED") is False
+    assert 0.9 < time.monotonic() - start < 4
+    assert len((tmp_path / "x.tracking.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize("status", [401, 500, 503])
 def test_a_server_that_refuses_everything_keeps_the_spool(server, tmp_path, status):
     server.status = status
@@ -235,17 +274,51 @@ def test_a_line_cut_off_by_a_dying_process_is_left_out(server, tmp_path):
     lines = spool.read_text().splitlines()
     spool.write_text("\n".join([*lines[:4], lines[4][:20]]))
     server.start()
-    tracking.replay(tmp_path)
+    assert tracking.replay(tmp_path) == {str(spool): 1}
     [run] = server.named("finetune-image")
     assert values(run) == [(step, step / 2) for step in range(3)]
     assert run["status"] == "FAILED"
 
 
+@pytest.mark.parametrize("damage", ["{cut off", "\0\0\0", "17", "{}"])
+def test_a_damaged_line_costs_itself_alone_and_is_kept(server, tmp_path, caplog, damage):
+    server.stop()
+    finish(tmp_path / "out")
+    [spool] = tmp_path.rglob("*.jsonl")
+    lines = spool.read_text().splitlines()
+    lines[2] = damage
+    spool.write_text(text := "\n".join(lines) + "\n")
+    server.start()
+    assert tracking.replay(tmp_path) == {str(spool): 1}
+    [run] = server.named("finetune-image")
+    assert values(run) == [(step, step / 2) for step in (0, 2, 3, 4)]
+    assert run["status"] == "FINISHED"
+    assert "1 line(s) can't be read" in caplog.text
+    [aside] = tmp_path.rglob("*.damaged")
+    assert aside.read_text() == text
+    assert tracking.replay(tmp_path) == {}
+
+
+def test_a_spool_without_its_header_is_kept_and_the_next_is_sent(server, tmp_path):
+    server.stop()
+    finish(tmp_path / "a")
+    finish(tmp_path / "b")
+    one, two = sorted(tmp_path.rglob("*.jsonl"))
+    lines = one.read_text().splitlines()
+    one.write_text("\n".join(["{", *lines[1:]]))
+    server.start()
+    assert tracking.replay(tmp_path) == {str(one): len(lines), str(two): 0}
+    assert len(server.named("finetune-image")) == 1
+    [aside] = tmp_path.rglob("*.damaged")
+    assert len(aside.read_text().splitlines()) == len(lines)
+
+
 def test_the_spool_of_a_living_process_is_left_to_it(server, tmp_path):
     with tracking.step_run("finetune", "cfg", tmp_path / "out") as tracker:
         tracker.metrics({"train/loss": 1.0}, step=1)
-        tracking.replay(tmp_path)
-        assert (tmp_path / "out.tracking.jsonl").exists()
+        spool = tmp_path / "out.tracking.jsonl"
+        assert tracking.replay(tmp_path) == {str(spool): None}
+        assert spool.exists()
 
 
 def test_children_left_running_are_closed_with_the_pipeline(server, tmp_path):

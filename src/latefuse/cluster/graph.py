@@ -15,9 +15,11 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from latefuse.config import Config, Resources
+from latefuse.config import Config, Profile, Resources
+from latefuse.sections import ConfigError
 
 BASE_IMAGE = "python:3.11-slim"
+NOT_YET = ("timeout_s", "node_selector", "tolerations", "shm", "volumes", "secrets", "config_maps")
 
 
 def node(function: Callable[..., Any], name: str, /, **arguments: Any) -> Any:
@@ -77,6 +79,18 @@ def place(task: Any, step: str, config: Config, image: Any) -> Any:
         task.set_env_variable(name, value)
     kubernetes.use_field_path_as_env(task, "LATEFUSE_PIPELINE_RUN", "metadata.labels['pipeline/runid']")
     return task
+
+
+def check_supported(profile: Profile) -> None:
+    """Raise ConfigError where a profile for a cluster asks for something that `place` can't give a task."""
+    if not profile.default.image:
+        return
+    asked = [f"default.{field}" for field in NOT_YET if getattr(profile.default, field)]
+    for step, own in profile.steps.items():
+        # The service account is that of the whole run.
+        asked += [f"steps.{step}.{field}" for field in (*NOT_YET, "service_account") if getattr(own, field)]
+    if asked:
+        raise ConfigError(f"profile {profile.name!r}: {', '.join(asked)}: not supported yet, leave it out")
 
 
 def _limits(task: Any, resources: Resources) -> None:

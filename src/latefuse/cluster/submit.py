@@ -58,7 +58,7 @@ def start(
     service_account: str | None = None,
 ) -> str:
     """Upload `package` as a new version of `pipeline` (which is made if need be), start a run, return its id."""
-    with _taught(), _quiet():
+    with _taught(f"pipeline {pipeline!r} or experiment {experiment!r}"), _quiet():
         known = kfp.get_pipeline_id(pipeline)
         if known is None:
             known = kfp.upload_pipeline(str(package), pipeline_name=pipeline, namespace=namespace).pipeline_id
@@ -90,7 +90,7 @@ def wait(kfp: Any, run_id: str, timeout_s: float, pause_s: float = 5.0) -> str:
     stumbles = 0
     while True:
         try:
-            with _taught(), _quiet():
+            with _taught(f"run {run_id}"), _quiet():
                 state = str(kfp.get_run(run_id).state or "").upper()
             stumbles = 0
         except SubmitError:
@@ -141,14 +141,16 @@ def _get(address: str) -> str:
         return str(answer.read().decode("utf-8", "replace"))
 
 
-def explain(status: int | None, where: str, detail: str = "") -> str:
-    """What an HTTP status of the API means for the person who submits."""
+def explain(status: int | None, where: str, detail: str = "", asked: str = "") -> str:
+    """What an HTTP status of the API means for the person who submits; asked: for what, where the API is in reach."""
     said = f" It says: {detail}" if detail else ""
     if status in (401, 403):
         return (
             f"{where} refuses us ({status}): set {TOKEN} to a bearer token (kubectl create token ...) or {COOKIE} to "
             f"the session cookie, and check the namespace and its role.{said}"
         )
+    if status == 404 and asked:
+        return f"{where} knows no {asked} (404): was it deleted, or is it in another namespace?{said}"
     if status == 404:
         return f"{where} has no Kubeflow Pipelines API (404): give its root, for instance http://host/pipeline.{said}"
     if status == 400:
@@ -159,15 +161,15 @@ def explain(status: int | None, where: str, detail: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _taught() -> Iterator[None]:
-    """Turn the client's exceptions into SubmitErrors."""
+def _taught(asked: str) -> Iterator[None]:
+    """Turn the client's exceptions into SubmitErrors that name what was asked for."""
     import kfp_server_api
     import urllib3
 
     try:
         yield
     except kfp_server_api.ApiException as error:
-        raise SubmitError(explain(error.status, "the Kubeflow Pipelines API", _detail(error.body))) from None
+        raise SubmitError(explain(error.status, "the Kubeflow Pipelines API", _detail(error.body), asked)) from None
     except urllib3.exceptions.HTTPError as error:
         raise SubmitError(explain(None, "the Kubeflow Pipelines API", str(error)[:200])) from None
 

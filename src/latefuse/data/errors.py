@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from latefuse.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """Raw data or a dataset that can't be used; the message names the file, the row or key, and what to do."""
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from latefuse.errors import UserError
+
 PREFIX = "base_model.model."
 """What PEFT puts before the name of every module that it has wrapped."""
 
 
-class FusionError(ValueError):
+class FusionError(UserError, ValueError):
     """Adapters that can't be read, merged or applied; the message names the folder, the tensor and what to do."""
 
 

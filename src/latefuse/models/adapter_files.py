@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latefuse.config import Modality
+from latefuse.errors import UserError
 
 CARD = "adapter.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -22,7 +23,7 @@ PEFT_CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 
 
-class AdapterError(RuntimeError):
+class AdapterError(UserError, RuntimeError):
     """An adapter that can't be made, saved or loaded; the message names the tensor or file and what to do."""
 
 

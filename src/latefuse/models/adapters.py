@@ -232,6 +232,27 @@ def _explicit(peft_model: PeftModel, name: str) -> LoraConfig:
     return config
 
 
+@contextmanager
+def _all_or_nothing(backbone: Backbone, name: str) -> Iterator[None]:
+    """Inside, the adapter `name` is added; after an error it is taken off again and what acted before acts again."""
+    layers, parameters = _tuned(backbone) if backbone.peft else ([], [])
+    known = set(backbone.peft.peft_config) if backbone.peft else set()
+    before = [list(layer.active_adapters) for layer in layers]
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    try:
+        yield
+    except BaseException:
+        if not known:
+            detach(backbone)
+        elif backbone.peft is not None and name in set(backbone.peft.peft_config) - known:
+            _switch(layers, before, trained=False)
+            backbone.peft.delete_adapter(name)
+            backbone.tuned = None
+            for parameter in learning:
+                parameter.requires_grad_(True)
+        raise
+
+
 def load(backbone: Backbone, folder: str | Path, name: str = "default") -> PeftModel:
     """Attach a saved adapter, frozen, and make it active.
 
@@ -252,15 +273,16 @@ def load(backbone: Backbone, folder: str | Path, name: str = "default") -> PeftM
     config = read_config(folder)
     check_weights(folder, expected_tensors(backbone.model, config), trained=False)
     state = load_file(folder / WEIGHTS)
-    with torch.random.fork_rng(devices=[]):
+    with _all_or_nothing(backbone, name), torch.random.fork_rng(devices=[]):
         peft = _add(backbone, config, name)
-    set_peft_model_state_dict(peft, state, adapter_name=name)
-    landed = get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
-    lost = sorted(set(state) ^ set(landed)) or [
-        k for k in state if not torch.equal(landed[k].cpu(), state[k].to(landed[k].dtype))
-    ]
-    if lost:
-        raise AdapterError(f"{folder / WEIGHTS}: PEFT did not take in {', '.join(lost[:3])}: is its version supported?")
+        set_peft_model_state_dict(peft, state, adapter_name=name)
+        landed = get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
+        lost = sorted(set(state) ^ set(landed)) or [
+            k for k in state if not torch.equal(landed[k].cpu(), state[k].to(landed[k].dtype))
+        ]
+        if lost:
+            names = ", ".join(lost[:3])
+            raise AdapterError(f"{folder / WEIGHTS}: PEFT did not take in {names}: is its version supported?")
     for key, parameter in backbone.model.named_parameters():
         if _base_name(key) is None:
             parameter.requires_grad_(False)

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from latefuse.errors import UserError
+
 SEAL = "backbone.json"
 ALLOWED = (
     "*.safetensors",
@@ -30,7 +32,7 @@ ALLOWED = (
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".msgpack", ".h5", ".joblib")
 
 
-class BackboneError(RuntimeError):
+class BackboneError(UserError, RuntimeError):
     """A backbone that can't be used; the message names the file or tensor and what to do."""
 
 

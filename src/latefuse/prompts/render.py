@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from latefuse.config import Modality
+from latefuse.errors import UserError
 from latefuse.prompts.template import Template, load
 
 ANY_PLACEHOLDER = re.compile(r"<(?:image|video)>")
@@ -16,7 +17,7 @@ ESCAPED = re.compile(r"\\(<(?:image|video)>)")
 END = "{end}"
 
 
-class PromptError(ValueError):
+class PromptError(UserError, ValueError):
     """A conversation that can't be written with a template; the message names the row and what to do."""
 
 

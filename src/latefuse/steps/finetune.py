@@ -14,13 +14,14 @@ import torch
 
 from latefuse.config import AdapterConfig, Job, Modality, Task
 from latefuse.data.dataset import Dataset
+from latefuse.errors import UserError
 from latefuse.models.adapters import AdapterCard, attach, save
 from latefuse.models.backbone import Backbone
 from latefuse.models.backbone import load as load_backbone
 from latefuse.tasks import get
 from latefuse.tasks.conversation import Selection
 from latefuse.tracking import Null, Tracker
-from latefuse.training.distributed import TrainingError, World, gathered
+from latefuse.training.distributed import World, gathered
 from latefuse.training.engine import train
 from latefuse.training.features import GIB, Features
 from latefuse.training.launch import launch, must_launch
@@ -182,5 +183,5 @@ def main(request: Path) -> None:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
-    except TrainingError as error:
+    except UserError as error:
         raise SystemExit(f"latefuse: {error}") from error

@@ -1,7 +1,8 @@
 """Tasks: what is learned and how. One file a kind, each with the same parts in the same order.
 
 `examples(dataset, task, split, backbone)`, `collate(examples, backbone, features)`, `loss(backbone, batch)`,
-`predict(...)`, `score(...)`. A new kind is one file here and one line in the registry.
+`predict(...)`, `score(...)`. A new kind is one file here, one line in the registry and its name in
+`latefuse.config.Kind`.
 """
 
 from __future__ import annotations

@@ -82,9 +82,10 @@ def pipeline_run(name: str, config_digest: str, workdir: Path) -> Iterator[Track
         yield tracker
 
 
-def replay(folder: Path, unfinished: str = "FAILED") -> dict[str, int]:
+def replay(folder: Path, unfinished: str = "FAILED") -> dict[str, int | None]:
     """Send what earlier runs could not: {spool file: records still kept} for every spool file under `folder`.
 
+    None stands for a spool whose process still runs and sends it itself. Lines that can't be read count as kept.
     unfinished: how a run is ended that its process had no time to end.
     """
     from latefuse.tracking import runs

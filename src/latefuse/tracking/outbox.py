@@ -22,6 +22,7 @@ from latefuse.tracking.door import LIMITS, Away, Door, Record, Refused
 
 log = logging.getLogger("latefuse.tracking")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+DAMAGED_SUFFIX = ".damaged"
 IMPORT_S = 120.0  # importing mlflow on a machine that is busy; two seconds on one that is not
 
 
@@ -206,22 +207,23 @@ def deliver(door: Door, run_id: str, spool: str, records: list[Record]) -> None:
                     )
 
 
-def replay_file(door: Door, path: Path, unfinished: str = "FAILED") -> int:
+def replay_file(door: Door, path: Path, unfinished: str = "FAILED") -> int | None:
     """Send a spool file that an earlier process left; the number of records still kept, 0 when the file is gone.
 
-    A file whose process still runs is left to it. A run that its process could not end is ended as `unfinished`.
+    A file whose process still runs is left to it: None. A run that its process could not end is ended as `unfinished`.
+    Lines that can't be read are skipped and counted; their file is kept under another name, to be looked into.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return 0
-        header, records = _read(file.read())
+            return None
+        header, records, unread = _read(file.read())
         if header is not None:
             if not header.get("run_id") and not any(record["kind"] == "end" for record in records):
                 records.append(
                     {
-                        "n": len(records) + 1,
+                        "n": records[-1]["n"] + 1 if records else 1,
                         "t": _now(),
                         "kind": "end",
                         "status": unfinished,
@@ -231,20 +233,34 @@ def replay_file(door: Door, path: Path, unfinished: str = "FAILED") -> int:
                 deliver(door, door.open(header), header["spool"], records)
             except (Away, Refused) as error:
                 log.warning("%s is kept: %s", path, error)
-                return max(1, len(records))
-        path.unlink(missing_ok=True)
-    return 0
+                return max(1, len(records)) + unread
+        if unread:
+            aside = path.rename(path.with_name(f"{path.name}.{time.time_ns()}{DAMAGED_SUFFIX}"))
+            log.warning("%s: %d line(s) can't be read and were not sent; kept as %s", path, unread, aside.name)
+        else:
+            path.unlink(missing_ok=True)
+    return unread
 
 
-def _read(text: str) -> tuple[Record | None, list[Record]]:
-    """The header and the whole lines of a spool; a line that a dying process cut off is left out."""
-    parsed = []
-    for line in text.splitlines():
-        try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return (parsed[0], parsed[1:]) if parsed else (None, [])
+def _read(text: str) -> tuple[Record | None, list[Record], int]:
+    """The header and the records of a spool, and how many lines can't be read: damaged, or cut off by a dying process.
+
+    Without its header a spool has no run to send to, so none of its lines can be used.
+    """
+    lines = text.splitlines()
+    header, *records = [_parsed(line) for line in lines] or [None]
+    if header is None or "spool" not in header:
+        return None, [], len(lines)
+    whole = [record for record in records if record and {"n", "kind"} <= record.keys()]
+    return header, whole, len(records) - len(whole)
+
+
+def _parsed(line: str) -> Record | None:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _now() -> int:

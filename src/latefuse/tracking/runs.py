@@ -114,14 +114,16 @@ def pipeline_run(name: str, config_digest: str, workdir: Path) -> Iterator[Track
         _set_environment(before)
 
 
-def replay(folder: Path, unfinished: str) -> dict[str, int]:
+def replay(folder: Path, unfinished: str) -> dict[str, int | None]:
     """See `latefuse.tracking.replay`. Spools of processes that still run are left to them.
 
     After the first file that stays, the others are only counted: a dead server costs one try.
     """
-    kept: dict[str, int] = {}
+    kept: dict[str, int | None] = {}
+    away = False
     for path in sorted(folder.rglob(f"*{SPOOL_SUFFIX}")):
-        kept[str(path)] = 1 if any(kept.values()) else replay_file(door(), path, unfinished)
+        kept[str(path)] = 1 if away else replay_file(door(), path, unfinished)
+        away = away or (bool(kept[str(path)]) and path.exists())
     return kept
 
 

@@ -17,12 +17,13 @@ TEXT_SUFFIXES = frozenset({".csv", ".html", ".json", ".jsonl", ".log", ".md", ".
 MAX_SCRUBBED_BYTES = 64_000_000
 
 _SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE|COOKIE|CANARY",
+    r"TOKEN|SECRET|PASSW|PASSPHRASE|_PWD$|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE|COOKIE"
+    r"|DSN|(?:DATABASE|DB|REDIS|MONGO\w*|BROKER)_UR[IL]|CONN(?:ECTION)?_STR",
     re.IGNORECASE,
 )
 _SECRET_SHAPE = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16})\b"
-    r"|(?<=://)[^/\s:@\"']+:[^/\s@\"']+(?=@)"
+    r"|(?<=://)[^/\s:@\"']*:[^/\s\"']+(?=@)"
 )
 _BAD_KEY = re.compile(r"[^\w\-. /:]")
 

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from latefuse.config import Job, Train
+from latefuse.errors import UserError
 
 PRECISIONS = {"float32": None, "bfloat16": "bf16", "float16": "fp16"}
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """A training that can't start, or must stop; the message names the rows or keys and what to do."""
 
 
