@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from latefuse.sections import Section
 
 Modality = Literal["image", "video", "text"]
+Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 # The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
 Kind = Literal["instruct"]
@@ -250,11 +251,11 @@ class Profile(Section):
     deepspeed: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     default: Resources = Resources()
-    steps: dict[str, Resources] = {}
+    steps: dict[Step, Resources] = {}
     recipe: dict[str, Any] = {}
     lengthen: float = Field(1, gt=0)
 
-    def resources(self, step: str) -> Resources:
+    def resources(self, step: Step) -> Resources:
         """What `step` gets: the defaults, and over them what the profile says about that step alone."""
         own = self.steps.get(step)
         return self.default.model_copy(update=own.model_dump(exclude_unset=True)) if own else self.default

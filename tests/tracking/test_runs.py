@@ -154,6 +154,25 @@ def test_server_down_from_the_start(server, tmp_path):
     assert tracking.replay(tmp_path) == {}
 
 
+def test_a_retry_while_the_server_is_away_loses_nothing_of_the_first_attempt(server, tmp_path):
+    server.stop()
+    finish(tmp_path / "out", count=2)
+    finish(tmp_path / "out", count=3)
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 2
+    server.start()
+    assert set(tracking.replay(tmp_path).values()) == {0}
+    assert sorted(len(values(run)) for run in server.named("finetune-image")) == [2, 3]
+
+
+def test_a_second_process_does_not_empty_the_spool_of_a_living_one(server, tmp_path):
+    with tracking.step_run("finetune", "cfg", tmp_path / "out", "finetune-image") as first:
+        first.metrics({"train/loss": 1.0}, step=1)
+        before = (tmp_path / "out.tracking.jsonl").read_text()
+        with pytest.raises(BlockingIOError):
+            finish(tmp_path / "out")
+        assert (tmp_path / "out.tracking.jsonl").read_text().startswith(before)
+
+
 def test_a_replay_that_is_cut_short_counts_nothing_twice(server, tmp_path):
     server.stop()
     finish(tmp_path / "out", count=1000)

@@ -15,7 +15,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from latefuse.config import Config, Profile, Resources
+from latefuse.config import Config, Profile, Resources, Step
 from latefuse.sections import ConfigError
 
 BASE_IMAGE = "python:3.11-slim"
@@ -65,7 +65,7 @@ def spread(function: Callable[..., Any], lengths: Mapping[str, int]) -> Callable
     return made
 
 
-def place(task: Any, step: str, config: Config, image: Any) -> Any:
+def place(task: Any, step: Step, config: Config, image: Any) -> Any:
     """Give a task what the profile says about its step; a profile without an image runs on this machine."""
     resources = config.profile.resources(step)
     if resources.retries:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latefuse import places, tracking
+from latefuse import places, tracking, usage
 from latefuse.config import BackboneConfig, Data, Evaluation, Fusion, Job, Task
 from latefuse.sections import Section
-from latefuse.tracking.runs import SPOOL_SUFFIX, peaks
+from latefuse.tracking.runs import SPOOL_SUFFIX
 
 HEADLINES = 100
 
@@ -159,8 +159,7 @@ def run_step(
     with tracking.step_run(step, config.digest, out, node) as tracker:
         tracker.params(config.model_dump(mode="json"))
         result = dict(call(out, tracker))
-        memory = {name.removeprefix("sys/"): value for name, value in peaks().items()}
-        said = {"step": step, "node": node, "wall_s": time.monotonic() - start, **memory, "run_id": tracker.run_id}
+        said = {"step": step, "node": node, "wall_s": time.monotonic() - start, **usage.peaks()}
         text = json.dumps({**said, **result, "run_id": tracker.run_id}, indent=1, sort_keys=True, default=str)
         (out / "result.json").write_text(text + "\n", encoding="utf-8")
         tracker.artifact(out / "result.json")

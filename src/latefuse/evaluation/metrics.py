@@ -12,7 +12,7 @@ from latefuse.evaluation.classification import Score
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric reads. `better` is +1 where more is better, -1 where less is, 0 where neither; `share` is shown in per cent."""
+    """How a metric reads. `better` is +1 where more is better, -1 where less is, 0 where neither; `share`: per cent."""
 
     name: str
     label: str

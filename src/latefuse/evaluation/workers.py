@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from latefuse import progress
+from latefuse import progress, usage
 from latefuse.evaluation.measure import Measured, Sources, Unit
 
 _mine: Sources | None = None
@@ -48,6 +48,7 @@ def _pool(again: Callable[[], Sources], workers: int) -> Iterator[ProcessPoolExe
     """Workers that share the cores; after an error what has not begun is dropped."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     spawn = multiprocessing.get_context("spawn")  # a forked process may not use the threads of its parent's torch
+    usage.beside(workers)
     pool = ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(again, threads))
     try:
         yield pool

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from latefuse import usage
 from latefuse.cluster.sources import module_digest
 from latefuse.config import BackboneConfig
 from latefuse.models import folder as folders
@@ -197,7 +197,7 @@ def _report(
         "from_cache": hit,
         "inputs": {"name": config.name, "revision": config.revision},
         "wall_s": round(wall, 3),
-        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        **usage.peaks(),
         "run_id": tracker.run_id,
     }
     tracker.tags({"backbone": content["name"], "backbone_digest": content["digest"]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from latefuse import usage
 from latefuse.config import Evaluation, Fusion, Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
@@ -276,7 +276,7 @@ def _finish(
     """Tell the tracker in one batch, write the result, say in one line what was found."""
     costs_of_this = {
         "wall_s": time.perf_counter() - began,
-        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+        **usage.peaks(),
     }
     result = {
         "step": "evaluate",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from latefuse import usage
 from latefuse.config import AdapterConfig, Job, Modality, Task
 from latefuse.data.dataset import Dataset
 from latefuse.errors import UserError
@@ -64,7 +62,7 @@ def run(
         "seed": job.seed,
         "tasks": sorted(job.tasks),
         "wall_s": time.perf_counter() - began,
-        **_peaks(),
+        **usage.peaks(),
         "processes": world.size,
         **learned,
         "rows": {name: len(part.examples) for name, part in chosen.items()},
@@ -119,15 +117,6 @@ def _left_out(chosen: Mapping[str, Selection], valid: Mapping[str, Selection]) -
     splits = {"train": chosen, "valid": valid}
     parts = {f"{name}/{split}": part for split, some in splits.items() for name, part in some.items()}
     return {key: part.left_out for key, part in parts.items() if part.left_out}
-
-
-def _peaks() -> dict[str, float]:
-    """Peak resident memory of this process and, with a GPU, its peak there, in GiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB}
-    if torch.cuda.is_available():
-        peaks["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / GIB
-    return peaks
 
 
 def _finish(result: dict[str, Any], out: Path, tracker: Tracker) -> None:

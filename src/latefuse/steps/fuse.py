@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from latefuse import usage
 from latefuse.config import Fusion, MergeMethod, Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
@@ -91,7 +91,7 @@ def run(
         "late": fused,
         "inputs": {"dataset": data.fingerprint, "backbone": bench.backbone.digest, "adapters": sorted(folders)},
         "wall_s": time.perf_counter() - began,
-        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+        **usage.peaks(),
         "run_id": tracker.run_id,
     }
     _tell(tracker, data, result, out)

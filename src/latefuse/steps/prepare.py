@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from latefuse import usage
 from latefuse.config import Data
 from latefuse.data import plan as plans
 from latefuse.data import sources
@@ -134,7 +134,7 @@ def _report(dataset: Dataset, manifest: Mapping[str, Any], tracker: Tracker, out
     result = {
         "step": "prepare",
         "wall_s": round(wall, 3),
-        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        **usage.peaks(),
         "inputs": {"source": manifest["source"]},
         "fingerprint": dataset.fingerprint,
         "rows": manifest["rows"],

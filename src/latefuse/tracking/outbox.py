@@ -30,7 +30,10 @@ class Outbox:
     """The records of one run. Implements `Tracker`; `close` ends the run and gives the server a bounded last chance."""
 
     def __init__(self, door: Door, header: Record, spool: Path, patience_s: float | None = None) -> None:
-        """header: what `Door.open` needs. spool: the file, made new. patience_s: the longest wait of any call.
+        """header: what `Door.open` needs. spool: the file, made new; what an earlier attempt left in it
+        unsent is set aside for `replay`. patience_s: the longest wait of any call.
+
+        Raises BlockingIOError where a living process writes to the same spool.
 
         A database on this disk answers for certain, if late on a busy machine, so it is given longer than a server.
         """
@@ -49,7 +52,8 @@ class Outbox:
         self._run_id: str | None = None
         self._seen: set[str] = set()
         spool.parent.mkdir(parents=True, exist_ok=True)
-        self._file = spool.open("w", encoding="utf-8")
+        _set_aside(spool)
+        self._file = spool.open("x", encoding="utf-8")
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._write(self._header)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -240,6 +244,14 @@ def replay_file(door: Door, path: Path, unfinished: str = "FAILED") -> int | Non
         else:
             path.unlink(missing_ok=True)
     return unread
+
+
+def _set_aside(spool: Path) -> None:
+    """Give what an earlier attempt could not send a name of its own, unless its process still writes there."""
+    if spool.exists():
+        with spool.open(encoding="utf-8") as earlier:
+            fcntl.flock(earlier, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            spool.rename(spool.with_name(f"{time.time_ns()}.{spool.name}"))
 
 
 def _read(text: str) -> tuple[Record | None, list[Record], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -17,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from latefuse import places
+from latefuse import places, usage
 from latefuse.tracking import Null, Tracker, words
 from latefuse.tracking.door import Away, Door, Record, Refused
 from latefuse.tracking.outbox import Outbox, replay_file
@@ -161,21 +160,10 @@ def _closing(outbox: Outbox, adopted: bool) -> Iterator[None]:
         raise
     finally:
         _restore(before, ignore=True)
-        outbox.metrics({"sys/wall_s": time.monotonic() - start, **peaks()})
+        used = {"wall_s": time.monotonic() - start, **usage.peaks()}
+        outbox.metrics({f"sys/{name}": value for name, value in used.items()})
         outbox.close(status, patience_s=8.0 if status == "KILLED" else None)
         _restore(before)
-
-
-def peaks() -> dict[str, float]:
-    """Peak memory of this process in GiB: `sys/peak_rss_gib`, and `sys/peak_gpu_gib` where a GPU was used."""
-    import resource
-
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    found = {"sys/peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["sys/peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return found
 
 
 def _raise_on_sigterm() -> dict[int, Any]:
