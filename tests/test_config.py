@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from latefuse.config import MIXED, Config, Data, Kind, Profile, Resources
+from latefuse.config import CONTROLS, Config, Data, Kind, Profile, Resources
 from latefuse.configfile import load
 from latefuse.sections import ConfigError
 from latefuse.tasks import KINDS
@@ -164,7 +164,7 @@ def test_jobs_are_each_task_alone_and_the_two_controls_per_seed(files):
     wide = next(job for job in jobs if job.name == "mixed-wide")
     assert {task.adapter.r for task in wide.tasks.values()} == {8}
     assert {task.adapter.alpha / task.adapter.r for task in wide.tasks.values()} == {32 / 4}
-    assert [job.name for job in jobs if job.mixed] == [*MIXED, *MIXED]
+    assert [job.name for job in jobs if job.mixed] == [*CONTROLS, *CONTROLS]
 
 
 def test_one_task_alone_has_no_mixed_control(files):

@@ -276,7 +276,7 @@ class Job(Section):
     @property
     def mixed(self) -> bool:
         """Whether one adapter learns all tasks together: the control arms."""
-        return self.name in MIXED
+        return self.name in CONTROLS
 
 
 class Config(Section):
@@ -301,7 +301,7 @@ class Config(Section):
         ]
 
 
-MIXED = ("mixed", "mixed-wide")
+CONTROLS = ("mixed", "mixed-wide")
 
 
 def _widened(task: Task, times: int) -> Task:

@@ -20,7 +20,7 @@ BEHAVIOUR = ("events", "reviews")
 
 
 @dataclass
-class Plan:
+class SplitPlan:
     """codes: per table and scheme the split code of each staged row. number: per item. notes: what a reader should
     know.
     """
@@ -31,11 +31,11 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def make(staged: Staged, near: Near, data: Data) -> Plan:
+def make(staged: Staged, near: Near, data: Data) -> SplitPlan:
     """Draw what the source did not give, then check all of it. Raises DataError for item numbers that are not
     distinct.
     """
-    plan = Plan()
+    plan = SplitPlan()
     keys = list(staged.names)
     _by_item(plan, staged, near, data, keys)
     _by_pair(plan, staged, data, keys)
@@ -52,7 +52,7 @@ def make(staged: Staged, near: Near, data: Data) -> Plan:
     return plan
 
 
-def _by_item(plan: Plan, staged: Staged, near: Near, data: Data, keys: list[str]) -> None:
+def _by_item(plan: SplitPlan, staged: Staged, near: Near, data: Data, keys: list[str]) -> None:
     tables = [table for table in staged.rows if "unit" in staged.rows[table]]
     if not tables:
         return
@@ -102,7 +102,7 @@ def _one_split(units: Array, rows_code: Array, given: Array, unit_name: leaks.Na
     )
 
 
-def _by_pair(plan: Plan, staged: Staged, data: Data, keys: list[str]) -> None:
+def _by_pair(plan: SplitPlan, staged: Staged, data: Data, keys: list[str]) -> None:
     if "pairs" not in staged.rows:
         return
     a, b, given = (staged.column("pairs", name) for name in ("a", "b", "given_pair"))
@@ -111,7 +111,7 @@ def _by_pair(plan: Plan, staged: Staged, data: Data, keys: list[str]) -> None:
     plan.findings["pair"] = leaks.pair_disjoint(a, b, codes, len(keys))
 
 
-def _by_time(plan: Plan, staged: Staged, data: Data) -> None:
+def _by_time(plan: SplitPlan, staged: Staged, data: Data) -> None:
     """One global cut for events and reviews; leave-one-out per user, where a review never trains on a held-out
     event.
     """
@@ -131,7 +131,7 @@ def _by_time(plan: Plan, staged: Staged, data: Data) -> None:
         plan.findings[f"loo/{table}"] = leaks.user_order(user, ts, left)
 
 
-def _numbers(plan: Plan, staged: Staged, data: Data, keys: list[str]) -> None:
+def _numbers(plan: SplitPlan, staged: Staged, data: Data, keys: list[str]) -> None:
     """The ids that models see: the source's own if every item has one, else drawn; both are probed against the
     events.
     """
@@ -149,14 +149,14 @@ def _numbers(plan: Plan, staged: Staged, data: Data, keys: list[str]) -> None:
         plan.findings["number/next"] = leaks.next_number(number, user, item, ts)
 
 
-def blocking(plan: Plan, data: Data) -> dict[str, Finding]:
+def blocking(plan: SplitPlan, data: Data) -> dict[str, Finding]:
     """The findings that fail `prepare`; media, texts and demos only where the recipe splits by item."""
     only_items = {"unit", "media", "text", "demos"}
     failed = {name: finding for name, finding in plan.findings.items() if not finding.passed}
     return {name: finding for name, finding in failed.items() if name not in only_items or data.splits.scheme == "item"}
 
 
-def split_columns(plan: Plan, table: str, start: int, stop: int) -> dict[str, Any]:
+def split_columns(plan: SplitPlan, table: str, start: int, stop: int) -> dict[str, Any]:
     """The drawn columns of the rows [start, stop) of a table, by column name."""
     columns: dict[str, Any] = {
         f"split_{scheme}": splits.NAMES[plan.codes[table][scheme][start:stop]] for scheme in schemes(table)

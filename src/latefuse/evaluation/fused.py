@@ -3,8 +3,7 @@ log-probabilities are mixed, and names are ranked by what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,14 +12,12 @@ import torch
 from latefuse.config import LateFusion, Modality
 from latefuse.evaluation.answers import Answer, Bench, ranked_answer
 from latefuse.evaluation.neglect import can_shuffle, shuffled
-from latefuse.fusion.late import Shared, learn_fused
+from latefuse.fusion.late import Acting, Shared, learn_fused
 from latefuse.fusion.rows import evenly
 from latefuse.models.backbone import Backbone
 from latefuse.models.name_search import Switched, Walk, search
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
-
-Acting = Callable[[str | None], AbstractContextManager[None]]  # switches one adapter on; None: the bare backbone
 
 
 def learned_weights(

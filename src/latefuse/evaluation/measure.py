@@ -16,13 +16,13 @@ from latefuse.config import Evaluation, Fusion, Modality, Task
 from latefuse.data.dataset import Dataset
 from latefuse.evaluation import arms, neglect
 from latefuse.evaluation.answers import Answer, Bench, answer_alone, answer_mixed
-from latefuse.evaluation.fused import Acting, answer_fused, learned_weights
+from latefuse.evaluation.fused import answer_fused, learned_weights
 from latefuse.evaluation.grammar import learned_grammar
 from latefuse.evaluation.metrics import kind_of
 from latefuse.evaluation.scores import NO_SEED, Scores
 from latefuse.fusion.changes import base_weights
 from latefuse.fusion.folders import apply_dense, read
-from latefuse.fusion.late import Shared
+from latefuse.fusion.late import Acting, Shared
 from latefuse.fusion.probe import acting, attachable
 from latefuse.fusion.rows import evenly
 from latefuse.models import adapters

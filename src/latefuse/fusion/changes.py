@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from latefuse.errors import UserError
+from latefuse.models.adapter_files import base_name
 
-PREFIX = "base_model.model."
 """What PEFT puts before the name of every module that it has wrapped."""
 
 
@@ -70,9 +70,9 @@ def base_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     found: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
-        if ".lora_" in name or ".modules_to_save." in name:
+        plain = base_name(name)
+        if plain is None:
             continue
-        plain = name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".original_module.", ".")
         if not parameter.is_floating_point() or parameter.element_size() < 2 or hasattr(parameter, "quant_state"):
             raise FusionError(f"{plain} is quantised ({parameter.dtype}): merge into the float backbone, then quantise")
         found[plain] = parameter

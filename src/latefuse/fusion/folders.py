@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latefuse.fusion.changes import PREFIX, Change, FusionError, added, base_weights, inside
+from latefuse.fusion.changes import Change, FusionError, added, base_weights, inside
+from latefuse.models.adapter_files import CARD, PEFT_CONFIG, PREFIX, WEIGHTS
 
-PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-CARD, DENSE_WEIGHTS = "adapter.json", "delta.safetensors"
+DENSE_WEIGHTS = "delta.safetensors"
 _LORA = re.compile(r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?$")
 # Settings whose adapter is no change of one weight of the backbone as it is on disk.
 _REFUSED: dict[str, str] = {
@@ -53,20 +53,18 @@ def read(folder: str | Path, base: Mapping[str, Tensor] | None = None, name: str
         return Change(name or folder.name, dense={key: tensor.float() for key, tensor in tensors.items()})
     config = read_json(folder / PEFT_CONFIG)
     _refuse(config, folder)
-    tensors = _tensors(folder / PEFT_WEIGHTS)
+    tensors = _tensors(folder / WEIGHTS)
     low: dict[str, dict[str, Tensor]] = {}
     plain: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if not key.startswith(PREFIX):
-            raise FusionError(f"{folder / PEFT_WEIGHTS}: {key!r} is not a tensor of a PEFT model ({PREFIX}...)")
+            raise FusionError(f"{folder / WEIGHTS}: {key!r} is not a tensor of a PEFT model ({PREFIX}...)")
         key = key.removeprefix(PREFIX).replace(".base_layer.", ".")
         match = _LORA.match(key)
         if match:
             low.setdefault(match["module"], {})[match["part"]] = tensor.float()
         elif "lora_" in key:
-            raise FusionError(
-                f"{folder / PEFT_WEIGHTS}: {key!r} is a kind of LoRA that can't be merged; only linears can"
-            )
+            raise FusionError(f"{folder / WEIGHTS}: {key!r} is a kind of LoRA that can't be merged; only linears can")
         else:
             plain[key] = tensor.float()
     change = Change(name or folder.name, whole=_whole_modules(config, plain))
@@ -101,7 +99,7 @@ def save_merged(folder: str | Path, change: Change, base: Mapping[str, Tensor], 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (PEFT_CONFIG, PEFT_WEIGHTS, DENSE_WEIGHTS):  # of an earlier merge, perhaps of the other format
+    for name in (PEFT_CONFIG, WEIGHTS, DENSE_WEIGHTS):  # of an earlier merge, perhaps of the other format
         (folder / name).unlink(missing_ok=True)
     as_lora = bool(change.low) and all(inside(parameter, change.whole) for parameter in change.dense)
     if as_lora:
@@ -130,7 +128,7 @@ def _save_lora(folder: Path, change: Change, base: Mapping[str, Tensor]) -> None
         "target_modules": list(ranks), "modules_to_save": list(change.whole) or None, "bias": "none",
         "use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "init_lora_weights": True,
     }  # fmt: skip
-    save_file(tensors, folder / PEFT_WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 

@@ -27,8 +27,8 @@ from latefuse.training.features import Features
 
 MAX_BYTES = 512 * 1024**2
 TOKENS_A_ROW = 16
-Acting = Callable[[str], AbstractContextManager[None]]
-"""Switches on the adapter of a task, alone."""
+Acting = Callable[[str | None], AbstractContextManager[None]]
+"""Switches one adapter on, alone; None: the bare backbone."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from latefuse.fusion.changes import Change, added, inside
-from latefuse.fusion.folders import CARD, apply_dense, read_json
+from latefuse.fusion.folders import apply_dense, read_json
 from latefuse.fusion.proof import Check, Merge, compare_logits, reference
 from latefuse.models import adapters
+from latefuse.models.adapter_files import CARD
 from latefuse.models.backbone import Backbone
 from latefuse.prompts.splice import IGNORE
 from latefuse.tasks import instruct

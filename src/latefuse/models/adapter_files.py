@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,13 @@ class AdapterCard(BaseModel):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+
+def base_name(name: str) -> str | None:
+    """The name that a parameter has without adapters; None for a parameter of an adapter."""
+    if re.search(r"\.(lora_\w+|modules_to_save)\.", name):
+        return None
+    return name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def read_card(folder: str | Path, fingerprint: str | None = None) -> AdapterCard:

@@ -24,10 +24,10 @@ from torch import nn
 from latefuse.config import AdapterConfig
 from latefuse.models.adapter_files import (
     CARD,
-    PREFIX,
     WEIGHTS,
     AdapterCard,
     AdapterError,
+    base_name,
     check_weights,
     expected_tensors,
     read_card,
@@ -169,25 +169,18 @@ def _switch(layers: Sequence[Any], wanted: Sequence[Sequence[str]], trained: boo
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """How many parameters are trained, and how many there are without any adapter."""
-    total = sum(p.numel() for n, p in model.named_parameters() if _base_name(n) is not None)
+    total = sum(p.numel() for n, p in model.named_parameters() if base_name(n) is not None)
     return sum(p.numel() for p in model.parameters() if p.requires_grad), total
 
 
 def module_digest(model: nn.Module) -> str:
     """SHA-256 over the base's parameters and buffers, adapters left out: equal before, during and after training."""
     whole = hashlib.sha256()
-    named = {_base_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
+    named = {base_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
     for name in sorted(n for n in named if n is not None):
         whole.update(name.encode())
         whole.update(named[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
-
-
-def _base_name(name: str) -> str | None:
-    """The name that a parameter has without adapters; None for a parameter of an adapter."""
-    if re.search(r"\.(lora_\w+|modules_to_save)\.", name):
-        return None
-    return name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def gradient_norms(backbone: Backbone) -> dict[str, float]:
@@ -284,6 +277,6 @@ def load(backbone: Backbone, folder: str | Path, name: str = "default") -> PeftM
             names = ", ".join(lost[:3])
             raise AdapterError(f"{folder / WEIGHTS}: PEFT did not take in {names}: is its version supported?")
     for key, parameter in backbone.model.named_parameters():
-        if _base_name(key) is None:
+        if base_name(key) is None:
             parameter.requires_grad_(False)
     return peft

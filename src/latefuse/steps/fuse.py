@@ -19,13 +19,14 @@ from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.fusion import late
 from latefuse.fusion.changes import Change, FusionError, added, base_weights
-from latefuse.fusion.folders import PEFT_CONFIG, read, save_merged
+from latefuse.fusion.folders import read, save_merged
 from latefuse.fusion.probe import Probe, acting, attachable, prove_logits
 from latefuse.fusion.proof import Merge, prove_weights, store
 from latefuse.fusion.rows import SPLIT, training_rows, validation_rows
 from latefuse.fusion.search import Candidate, choose
 from latefuse.fusion.weights import merge
-from latefuse.models.adapters import AdapterCard, detach, read_card
+from latefuse.models.adapter_files import PEFT_CONFIG
+from latefuse.models.adapters import AdapterCard, active, detach, read_card
 from latefuse.models.adapters import load as load_adapter
 from latefuse.models.backbone import Backbone
 from latefuse.models.backbone import load as load_backbone
@@ -37,7 +38,7 @@ PROBE_ROWS = 2
 
 
 @dataclass(frozen=True)
-class Bench:
+class Material:
     """What every merge of one seed is made of and tried on.
 
     rows: per task the validation rows on which weights are chosen. probe: per task some rows of the proof on logits.
@@ -75,21 +76,21 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     data = Dataset(dataset)
     folders, skipped = _chosen(adapters, tasks, seed, data.fingerprint)
-    bench = _bench(fusion, tasks, data, backbone, folders, seed, cache)
-    chosen = _search(bench)
-    _attach(bench, folders)
-    merges = {method: _merge(bench, method, choice, out / method) for method, choice in chosen.items()}
-    fused = _late(bench, tasks, data, out)
+    material = _material(fusion, tasks, data, backbone, folders, seed, cache)
+    chosen = _search(material)
+    _attach(material, folders)
+    merges = {method: _merge(material, method, choice, out / method) for method, choice in chosen.items()}
+    fused = _late(material, tasks, data, out)
     result = {
         "step": "fuse",
         "seed": seed,
         "tasks": list(tasks),
         "passed_over": skipped,
         "split": SPLIT,
-        "search_rows": {name: len(rows) for name, rows in bench.rows.items()},
+        "search_rows": {name: len(rows) for name, rows in material.rows.items()},
         "merges": merges,
         "late": fused,
-        "inputs": {"dataset": data.fingerprint, "backbone": bench.backbone.digest, "adapters": sorted(folders)},
+        "inputs": {"dataset": data.fingerprint, "backbone": material.backbone.digest, "adapters": sorted(folders)},
         "wall_s": time.perf_counter() - began,
         **usage.peaks(),
         "run_id": tracker.run_id,
@@ -121,7 +122,7 @@ def _chosen(
     return {name: found[name] for name in tasks}, skipped
 
 
-def _bench(
+def _material(
     fusion: Fusion,
     tasks: Mapping[str, Task],
     data: Dataset,
@@ -129,7 +130,7 @@ def _bench(
     folders: Mapping[str, Path],
     seed: int,
     cache: Path | None,
-) -> Bench:
+) -> Material:
     """The bare backbone, what each adapter changes in it, validation rows, features."""
     backbone = load_backbone(path)
     base = base_weights(backbone.model)
@@ -150,7 +151,7 @@ def _bench(
         "data_fingerprint": data.fingerprint,
         "total_parameters": sum(weight.numel() for weight in base.values()),
     }
-    return Bench(fusion, seed, backbone, base, changes, rows, probe, features, card)
+    return Material(fusion, seed, backbone, base, changes, rows, probe, features, card)
 
 
 @dataclass(frozen=True)
@@ -162,45 +163,45 @@ class Choice:
     reason: str
 
 
-def _recipe(bench: Bench, method: MergeMethod, weights: tuple[float, ...]) -> Merge:
-    return Merge(method, weights, bench.fusion.density, bench.fusion.rank, bench.seed)
+def _recipe(material: Material, method: MergeMethod, weights: tuple[float, ...]) -> Merge:
+    return Merge(method, weights, material.fusion.density, material.fusion.rank, material.seed)
 
 
-def _search(bench: Bench) -> dict[MergeMethod, Choice]:
+def _search(material: Material) -> dict[MergeMethod, Choice]:
     """The weights of every method."""
-    count, methods = len(bench.changes), bench.fusion.methods
+    count, methods = len(material.changes), material.fusion.methods
     if count == 1:
         return {method: Choice((1.0,), [], "a single adapter is merged as it is") for method in methods}
-    if not any(bench.rows.values()):
+    if not any(material.rows.values()):
         reason = f"no row in split {SPLIT!r}: equal weights"
         return {method: Choice((1.0 / count,) * count, [], reason) for method in methods}
-    evaluate = partial(_evaluate, bench)
-    found = choose(evaluate, methods, count, bench.fusion.grid, bench.fusion.candidates)
+    evaluate = partial(_evaluate, material)
+    found = choose(evaluate, methods, count, material.fusion.grid, material.fusion.candidates)
     reason = f"mean answer NLL on split {SPLIT!r}"
     return {method: Choice(best.weights, tried, reason) for method, (best, tried) in found.items()}
 
 
-def _evaluate(bench: Bench, method: MergeMethod, weights: tuple[float, ...]) -> dict[str, float]:
+def _evaluate(material: Material, method: MergeMethod, weights: tuple[float, ...]) -> dict[str, float]:
     """What a candidate costs each task: the merge is put on the weights of the bare backbone and taken off again."""
-    with added(bench.backbone.model, _recipe(bench, method, weights).run(bench.changes)):
-        return {name: _mean_nll(bench, rows) for name, rows in bench.rows.items() if rows}
+    with added(material.backbone.model, _recipe(material, method, weights).run(material.changes)):
+        return {name: _mean_nll(material, rows) for name, rows in material.rows.items() if rows}
 
 
-def _attach(bench: Bench, folders: Mapping[str, Path]) -> None:
+def _attach(material: Material, folders: Mapping[str, Path]) -> None:
     """All adapters under their tasks' names, where PEFT can hold them side by side: what merges are compared with."""
-    if attachable(bench.changes):
+    if attachable(material.changes):
         for name, folder in folders.items():
-            load_adapter(bench.backbone, folder, name)
+            load_adapter(material.backbone, folder, name)
 
 
-def _merge(bench: Bench, method: MergeMethod, choice: Choice, folder: Path) -> dict[str, Any]:
+def _merge(material: Material, method: MergeMethod, choice: Choice, folder: Path) -> dict[str, Any]:
     """Merge, save, prove. Returns what the result says of it."""
-    fusion, changes = bench.fusion, bench.changes
-    chosen = _recipe(bench, method, choice.weights)
-    change, energy = merge(method, changes, choice.weights, fusion.density, fusion.rank, bench.seed)
-    as_lora = save_merged(folder, change, bench.base, _card(bench, method, change, choice))
-    on_weights = prove_weights(folder, chosen, changes, bench.base, fusion.tolerance)
-    probe = Probe(bench.backbone, bench.probe, bench.features)
+    fusion, changes = material.fusion, material.changes
+    chosen = _recipe(material, method, choice.weights)
+    change, energy = merge(method, changes, choice.weights, fusion.density, fusion.rank, material.seed)
+    as_lora = save_merged(folder, change, material.base, _card(material, method, change, choice))
+    on_weights = prove_weights(folder, chosen, changes, material.base, fusion.tolerance)
+    probe = Probe(material.backbone, material.probe, material.features)
     on_logits, facts = prove_logits(probe, folder, chosen, changes, fusion.tolerance)
     if energy:
         facts |= {"retained_energy": energy.total, "retained_by_module": energy.modules}
@@ -216,17 +217,17 @@ def _merge(bench: Bench, method: MergeMethod, choice: Choice, folder: Path) -> d
     }
 
 
-def _mean_nll(bench: Bench, rows: list[Example]) -> float:
+def _mean_nll(material: Material, rows: list[Example]) -> float:
     """Nats per answer token."""
-    total = float(nll(bench.backbone, rows, features=bench.features).sum())
+    total = float(nll(material.backbone, rows, features=material.features).sum())
     return total / sum(answer_tokens(row) for row in rows)
 
 
-def _card(bench: Bench, method: str, change: Change, choice: Choice) -> dict[str, Any]:
+def _card(material: Material, method: str, change: Change, choice: Choice) -> dict[str, Any]:
     losses = [candidate.loss for candidate in choice.tried if candidate.weights == choice.weights]
     numbers = [*(a.numel() + b.numel() for a, b in change.low.values()), *(d.numel() for d in change.dense.values())]
     return AdapterCard(
-        **bench.card,
+        **material.card,
         arm=f"separate+merge-{method}",
         metrics={"valid_nll": losses[0]} if losses else {},
         target_modules=tuple(sorted(change.low)),
@@ -235,30 +236,30 @@ def _card(bench: Bench, method: str, change: Change, choice: Choice) -> dict[str
     ).model_dump(mode="json")
 
 
-def _late(bench: Bench, tasks: Mapping[str, Task], data: Dataset, out: Path) -> dict[str, Any]:
+def _late(material: Material, tasks: Mapping[str, Task], data: Dataset, out: Path) -> dict[str, Any]:
     """Learn the weights of both mixtures of outputs on validation and write `late.json`, or say there why not."""
-    settings, names = bench.fusion.late, list(tasks)
+    settings, names = material.fusion.late, list(tasks)
     fused: dict[str, Any] = {"skipped": "fusion.late.enabled is false"}
     same: dict[str, Any] = dict(fused)
-    changes = {change.name: change for change in bench.changes}
+    changes = {change.name: change for change in material.changes}
 
-    def alone(name: str) -> AbstractContextManager[None]:
-        return acting(bench.backbone, changes[name])
+    def alone(name: str | None) -> AbstractContextManager[None]:
+        return active(material.backbone, None) if name is None else acting(material.backbone, changes[name])
 
     if settings.enabled:
         try:
-            rows = late.shared(data, tasks, SPLIT, bench.backbone, settings.max_rows)
-            bench.features.warm(
+            rows = late.shared(data, tasks, SPLIT, material.backbone, settings.max_rows)
+            material.features.warm(
                 (ref for part in rows.rows.values() for row in part if row for ref in row.media), progress=False
             )
-            fused = late.learn_fused(bench.backbone, rows, alone, bench.features, settings.steps)
+            fused = late.learn_fused(material.backbone, rows, alone, material.features, settings.steps)
         except (late.NotShared, DataError) as reason:
             fused = {"skipped": str(reason)}
-        pooled = [row for part in bench.rows.values() for row in part]
+        pooled = [row for part in material.rows.values() for row in part]
         if len(names) < 2 or not pooled:
             same = {"skipped": "one adapter alone" if pooled else f"no row in split {SPLIT!r}"}
         else:
-            same = late.learn_same_input(bench.backbone, pooled, names, alone, bench.features, settings.steps)
+            same = late.learn_same_input(material.backbone, pooled, names, alone, material.features, settings.steps)
     found = {"split": SPLIT, "fused": fused, "same_input": same}
     (out / "late.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found

@@ -80,7 +80,7 @@ def _stage(source: sources.Source, data: Data, out: Path, partial: Path) -> tupl
     return staged, texts.near(data.leaks.jaccard), dict(sorted(quarantine.reasons.items()))
 
 
-def _stop_on_leaks(plan: plans.Plan, data: Data, out: Path) -> None:
+def _stop_on_leaks(plan: plans.SplitPlan, data: Data, out: Path) -> None:
     failed = plans.blocking(plan, data)
     if not failed or data.leaks.on_leak == "report":
         return
@@ -99,7 +99,7 @@ def _told(name: str, finding: Finding) -> str:
     return "\n".join([f"  {name}: {finding.detail}", *(f"    {example}" for example in finding.examples)])
 
 
-def _write(staged: Staged, plan: plans.Plan, table: str, out: Path) -> None:
+def _write(staged: Staged, plan: plans.SplitPlan, table: str, out: Path) -> None:
     """The staged rows with their drawn columns, batch by batch."""
     schema, start = TABLES[table], 0
     with (

@@ -32,7 +32,7 @@ from latefuse.training.distributed import (
 )
 from latefuse.training.features import Features
 from latefuse.training.schedule import Schedule, epochs, losses, schedule
-from latefuse.training.watch import Report, WatchGradients
+from latefuse.training.watch import Progress, WatchGradients
 
 OnLog = Callable[[dict[str, float], int], None]
 
@@ -153,7 +153,7 @@ def train(
     key = todo.key(job.digest, backbone.digest, bound_to)
     frozen = module_digest(backbone.model)
     kind = next(iter(job.tasks.values())).kind
-    report = Report(todo, on_log, world.first)
+    report = Progress(todo, on_log, world.first)
     trainer = _trainer(Learner(backbone, kind), job, todo, world, out / "checkpoints", features)
     for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), report):
         trainer.add_callback(callback)

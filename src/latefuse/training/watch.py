@@ -75,7 +75,7 @@ def _touched(part: str, group: str) -> bool:
     return group != "text" if part == "bridge" else part.removeprefix("tower.") in group.split("+")
 
 
-class Report(TrainerCallback):
+class Progress(TrainerCallback):
     """A progress bar where somebody looks at it, and numbers for the tracker.
 
     on_log gets train/loss, train/grad_norm, train/lr, train/samples_per_s and train/tokens_per_s with the step.
