@@ -61,3 +61,34 @@ def test_few_rows_leave_it_open() -> None:
     (said,) = _off({"exact_match": Estimate(0.4, NAN, NAN, 20)}, {"exact_match": few})
     assert said.tone == "open"
     assert "+10.0 points (n = 20)" in said.text
+
+
+@pytest.mark.parametrize(
+    ("mixed", "wide", "tone", "text"),
+    [
+        (
+            (0.3, 0.2, 0.4),
+            (0.0, -0.1, 0.1),
+            "good",
+            "Against mixed, wide (equal parameters) +0.0 points [-10.0, 10.0], not",
+        ),
+        (
+            (0.3, 0.2, 0.4),
+            (-0.2, -0.3, -0.1),
+            "bad",
+            "Separate beats mixed on a (name, top-1): difference +30.0 points",
+        ),
+        ((0.3, 0.2, 0.4), (0.2, 0.1, 0.3), "good", "+20.0 points [10.0, 30.0], better."),
+        ((0.0, -0.1, 0.1), (0.2, 0.1, 0.3), "open", "Separate does not beat mixed on a"),
+        ((-0.3, -0.4, -0.2), (0.2, 0.1, 0.3), "bad", "Separate is worse than mixed on a"),
+    ],
+)
+def test_equal_parameters_can_turn_the_finding(
+    mixed: tuple[float, ...], wide: tuple[float, ...], tone: str, text: str
+) -> None:
+    cell = Cell(ROOM, None, Estimate(*mixed, 80), Estimate(*wide, 80))
+    route = Arm("separate+route", "separate + route", "", "route", {"a": "only-a"})
+    said = verdicts(Summary([route], [TaskSummary("a", 80, "dish_top1", {"dish_top1": {"separate+route": cell}})]))[0]
+    assert said.tone == tone
+    assert text in said.text
+    assert said.first

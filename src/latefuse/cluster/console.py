@@ -175,6 +175,7 @@ class _StepLines(threading.local):
         self._rest = ""
         self._inside_inputs = False
         self._shown = time.monotonic()
+        self._done = ""
 
     def write(self, text: str) -> int:
         self._rest += text
@@ -213,6 +214,7 @@ class _StepLines(threading.local):
 
     def _bar(self, text: str) -> None:
         now, tty = time.monotonic(), self._console._stream.isatty()
-        if tty or "100%" in text or now - self._shown > PROGRESS_EVERY_S:
-            self._shown = now
+        ended = text.partition("|")[0] if "100%" in text else ""
+        if tty or (ended and ended != self._done) or now - self._shown > PROGRESS_EVERY_S:
+            self._shown, self._done = now, ended
             self._console.progress(text)

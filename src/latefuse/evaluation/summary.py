@@ -8,7 +8,7 @@ from math import isnan
 
 import numpy as np
 
-from latefuse.evaluation.arms import FUSED, MIXED, ROUTE, ZERO, Arm, only
+from latefuse.evaluation.arms import FUSED, MIXED, ROUTE, WIDE, ZERO, Arm, only
 from latefuse.evaluation.intervals import Bootstrap, Estimate, Floats, mean_interval, paired_bootstrap
 from latefuse.evaluation.metrics import METRICS, RANKED, main_metric
 from latefuse.evaluation.scores import ORACLE, ScoreTable
@@ -25,6 +25,7 @@ class Cell:
     mean: Estimate
     against_zero: Estimate | None = None
     against_mixed: Estimate | None = None
+    against_wide: Estimate | None = None
     oracle: float | None = None
     reached: float | None = None
 
@@ -132,7 +133,7 @@ def cell(
         return paired_bootstrap(values, table.matrix(control, task, metric, rows=names)[0], items, how)
 
     oracle, reached = _reached(table, values, names, task, metric)
-    return Cell(mean_interval(values, items, how), against(ZERO), against(MIXED), oracle, reached)
+    return Cell(mean_interval(values, items, how), against(ZERO), against(MIXED), against(WIDE), oracle, reached)
 
 
 def _reached(
@@ -239,7 +240,7 @@ def _cell_metrics(name: str, found: Cell) -> dict[str, float]:
     flat = {name: found.mean.value}
     if found.mean.has_interval:
         flat |= {f"{name}/low": found.mean.low, f"{name}/high": found.mean.high}
-    for control, difference in (("zero-shot", found.against_zero), ("mixed", found.against_mixed)):
+    for control, difference in ((ZERO, found.against_zero), (MIXED, found.against_mixed), (WIDE, found.against_wide)):
         if difference is not None:
             flat[f"{name}/minus-{control}"] = difference.value
     return flat

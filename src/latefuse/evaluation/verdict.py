@@ -49,21 +49,35 @@ def verdicts(summary: Summary) -> list[Sentence]:
     return sorted(found, key=lambda sentence: not sentence.first)
 
 
-def _compare(who: str, other: str, task: TaskSummary, found: Estimate) -> Sentence:
-    """'Separate beats mixed on recipe: ...' with the verb that the interval allows."""
+def _compare(who: str, other: str, task: TaskSummary, cell: Cell, found: Estimate) -> Sentence:
+    """'Separate beats mixed on recipe: ...' with the verb that the interval allows, and what equal parameters change.
+
+    For separate training is only what beats the mix with equal tokens and is not worse than the one with as many
+    parameters as all adapters together.
+    """
+    tone, text = _against_mixed(who, other, task, found)
+    wide = cell.against_wide
+    if wide is None:
+        return Sentence(text, tone, True)
+    text += f" Against mixed, wide (equal parameters) {difference(task.main, wide)}"
+    if not wide.excludes_zero:
+        return Sentence(f"{text}, not shown to differ.", tone, True)
+    worse = wide.value * METRICS[task.main].better < 0
+    return Sentence(f"{text}, {'worse' if worse else 'better'}.", "bad" if worse else tone, True)
+
+
+def _against_mixed(who: str, other: str, task: TaskSummary, found: Estimate) -> tuple[Tone, str]:
     gain = found.value * METRICS[task.main].better
     place = "items with photo, clip and text" if task.name == FUSED else task.name
     where = f"on {place} ({METRICS[task.main].label})"
     told = difference(task.main, found)
     if not found.has_interval:
         text = f"{who} against {other} {where}: {told}; too few test rows for an interval, so this decides nothing."
-        return Sentence(text, "open", True)
+        return "open", text
     if not found.excludes_zero:
-        return Sentence(
-            f"{who} does not beat {other} {where}: difference {told}; the interval holds zero.", "open", True
-        )
+        return "open", f"{who} does not beat {other} {where}: difference {told}; the interval holds zero."
     verb = "beats" if gain > 0 else "is worse than"
-    return Sentence(f"{who} {verb} {other} {where}: difference {told}.", "good" if gain > 0 else "bad", True)
+    return "good" if gain > 0 else "bad", f"{who} {verb} {other} {where}: difference {told}."
 
 
 def _task(task: TaskSummary) -> list[Sentence]:
@@ -73,7 +87,7 @@ def _task(task: TaskSummary) -> list[Sentence]:
         return []
     found = []
     if cell.against_mixed is not None:
-        found.append(_compare("Separate", "mixed", task, cell.against_mixed))
+        found.append(_compare("Separate", "mixed", task, cell, cell.against_mixed))
     if cell.against_zero is not None:
         found.append(_over_zero_shot(task, cell, cell.against_zero))
     return found
@@ -125,7 +139,7 @@ def _late(summary: Summary) -> list[Sentence]:
     cell = row[LATE]
     if cell.against_mixed is not None:
         found.append(
-            _compare("Late fusion of separate adapters", "mixed, fused the same way,", fused, cell.against_mixed)
+            _compare("Late fusion of separate adapters", "mixed, fused the same way,", fused, cell, cell.against_mixed)
         )
     alone = {one.condition: one for one in summary.contributions if one.task == FUSED and one.arm == LATE}
     if alone:
