@@ -287,16 +287,19 @@ def test_an_adapter_that_peft_half_takes_in_is_taken_off_again(saved, scene, mon
         assert torch.equal(base.hidden(*rows), before)
 
 
+@pytest.mark.parametrize("acting", ["one", "two"])
 @pytest.mark.parametrize("options", [{}, {"bridge_full": True}])
-def test_an_adapter_that_is_taken_off_again_leaves_the_others(options, scene, tmp_path, monkeypatch):
+def test_an_adapter_that_is_taken_off_again_leaves_the_others(acting, options, scene, tmp_path, monkeypatch):
     other, rows = scene()
-    adapters.save(trained(other, rows, "three", "image", 3, **options), tmp_path, card(other), "three")
+    wider = {**options, "on": ("language", "bridge", "tower")}  # touches layers that no other one does
+    adapters.save(trained(other, rows, "three", "image", 3, **wider), tmp_path, card(other), "three")
     base, rows = scene()
     trained(base, rows, "one", "image", 1, **options)
     trained(base, rows, "two", "text", 2)
+    base.peft.set_adapter(acting)
     flags = {name: parameter.requires_grad for name, parameter in base.model.named_parameters()}
     with torch.no_grad():
-        two = base.hidden(*rows)
+        before = base.hidden(*rows)
         with adapters.active(base, "one"):
             one = base.hidden(*rows)
     with monkeypatch.context() as patch:
@@ -310,12 +313,26 @@ def test_an_adapter_that_is_taken_off_again_leaves_the_others(options, scene, tm
     assert {name: flag for name, flag in after.items() if flag} == {name: flag for name, flag in flags.items() if flag}
     assert not any("three" in name for name in after)
     with torch.no_grad():
-        assert torch.equal(base.hidden(*rows), two)
+        assert torch.equal(base.hidden(*rows), before)
         with adapters.active(base, "one"):
             assert torch.equal(base.hidden(*rows), one)
+    assert base.peft.base_model.active_adapter == acting
     adapters.load(base, tmp_path, "three")
     with torch.no_grad(), adapters.active(base, "three"):
-        assert not torch.equal(base.hidden(*rows), two)
+        assert not torch.equal(base.hidden(*rows), before)
+
+
+def test_one_adapter_is_removed_and_what_acts_goes_on(scene):
+    base, rows = scene()
+    trained(base, rows, "one", "image", 1, bridge_full=True)
+    trained(base, rows, "two", "text", 2)
+    with torch.no_grad(), adapters.active(base, "one"):
+        one = base.hidden(*rows)
+        adapters.remove(base, "two")
+        assert torch.equal(base.hidden(*rows), one)
+    assert set(base.peft.peft_config) == {"one"}
+    adapters.remove(base, "one")
+    assert base.peft is None
 
 
 def test_another_backbone_is_refused(saved, backbone_folder):

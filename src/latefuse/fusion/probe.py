@@ -91,16 +91,12 @@ def loaded(backbone: Backbone, folder: Path) -> Iterator[None]:
         with adapters.active(backbone, None), apply_dense(backbone, folder):
             yield
         return
-    before = list(backbone.peft.base_model.active_adapters) if backbone.peft else []
-    adapters.load(backbone, folder, LOADED)
-    try:
-        yield
-    finally:
-        if before:
-            backbone.peft.base_model.set_adapter(before, inference_mode=True)
-            backbone.peft.delete_adapter(LOADED)
-        else:
-            adapters.detach(backbone)
+    with adapters.kept(backbone):
+        adapters.load(backbone, folder, LOADED)
+        try:
+            yield
+        finally:
+            adapters.remove(backbone, LOADED)
 
 
 def prove_logits(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ __all__ = [
     "attach",
     "detach",
     "gradient_norms",
+    "kept",
     "load",
     "module_digest",
     "parameter_counts",
     "read_card",
+    "remove",
     "save",
     "target_modules",
 ]
@@ -137,16 +139,49 @@ def active(backbone: Backbone, names: str | Sequence[str] | None) -> Iterator[No
         raise AdapterError(f"no adapter {', '.join(unknown)}; attached: {', '.join(peft.peft_config)}")
     if len(wanted) > 1 and any(peft.peft_config[n].modules_to_save for n in wanted):
         raise AdapterError("bridges trained whole don't add up side by side: merge them as dense changes")
-    layers, parameters = _tuned(backbone)
-    before = [list(layer.active_adapters) for layer in layers]
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
-    try:
+    with kept(backbone):
+        layers, _ = _tuned(backbone)
         _switch(layers, [wanted] * len(layers), trained=True)
         yield
+
+
+@contextmanager
+def kept(backbone: Backbone) -> Iterator[None]:
+    """Afterwards the same adapters act and learn as before, whatever was switched, added or removed inside."""
+    restore = _remembered(backbone)
+    try:
+        yield
     finally:
-        _switch(layers, before, trained=False)
+        restore()
+
+
+def _remembered(backbone: Backbone) -> Callable[[], None]:
+    """What brings back the adapters that act and learn now."""
+    layers, parameters = _tuned(backbone)
+    before = {id(layer): list(layer.active_adapters) for layer in layers}
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    parts = (backbone.peft, backbone.peft.base_model) if backbone.peft else ()
+    named = [part.active_adapter for part in parts]
+
+    def restore() -> None:
+        here, _ = _tuned(backbone)
+        _switch(here, [before.get(id(layer), []) for layer in here], trained=False)
+        for part, name in zip(parts, named, strict=True):
+            part.active_adapter = name
         for parameter in learning:
             parameter.requires_grad_(True)
+
+    return restore
+
+
+def remove(backbone: Backbone, name: str) -> None:
+    """Take one adapter off; with the last one the backbone is as it was loaded."""
+    if set(backbone.peft.peft_config) == {name}:
+        detach(backbone)
+        return
+    with kept(backbone):
+        backbone.peft.delete_adapter(name)
+        backbone.tuned = None
 
 
 def _tuned(backbone: Backbone) -> tuple[list[Any], list[nn.Parameter]]:
@@ -228,21 +263,14 @@ def _explicit(peft_model: PeftModel, name: str) -> LoraConfig:
 @contextmanager
 def _all_or_nothing(backbone: Backbone, name: str) -> Iterator[None]:
     """Inside, the adapter `name` is added; after an error it is taken off again and what acted before acts again."""
-    layers, parameters = _tuned(backbone) if backbone.peft else ([], [])
     known = set(backbone.peft.peft_config) if backbone.peft else set()
-    before = [list(layer.active_adapters) for layer in layers]
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    restore = _remembered(backbone)
     try:
         yield
     except BaseException:
-        if not known:
-            detach(backbone)
-        elif backbone.peft is not None and name in set(backbone.peft.peft_config) - known:
-            _switch(layers, before, trained=False)
-            backbone.peft.delete_adapter(name)
-            backbone.tuned = None
-            for parameter in learning:
-                parameter.requires_grad_(True)
+        if backbone.peft is not None and name in set(backbone.peft.peft_config) - known:
+            remove(backbone, name)
+            restore()
         raise
 
 
