@@ -11,9 +11,18 @@ from latefuse.config import Config
 from pipelines.compile import compile_pipeline
 
 
+def _with_image(config: Config, image: str | None) -> Config:
+    """The configuration with an image given by hand: what the profile says of tasks holds only with one."""
+    if not image:
+        return config
+    default = config.profile.default.model_copy(update={"image": image})
+    return config.model_copy(update={"profile": config.profile.model_copy(update={"default": default})})
+
+
 def submit_pipeline(config: Config, options: argparse.Namespace) -> int:
     """Upload, start, print the link, wait where asked to; 0 unless the run we waited for has not succeeded."""
-    image = options.image or config.profile.default.image
+    config = _with_image(config, options.image)
+    image = config.profile.default.image
     if not image:
         raise submit.SubmitError(
             f"profile {config.profile.name!r} names no image and so runs on one machine only: take cpu-cluster, "

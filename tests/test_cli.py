@@ -116,12 +116,18 @@ def test_replay_looks_where_everything_is_kept(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("kept", "status", "words"),
-    [(0, 0, "a.jsonl: sent"), (3, 1, "a.jsonl: 3 record(s) kept"), (None, 0, "a.jsonl: left to its process")],
+    ("kept", "there", "status", "words"),
+    [
+        (0, False, 0, "a.jsonl: sent\n"),
+        (3, True, 1, "a.jsonl: 3 record(s) kept\n"),
+        (3, False, 1, "a.jsonl: sent but for 3 line(s) that can't be read"),
+        (None, True, 0, "a.jsonl: left to its process"),
+    ],
 )
-def test_replay_tells_what_became_of_each_file(kept, status, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "replay", lambda folder: {"a.jsonl": kept})
+def test_replay_tells_what_became_of_each_file(kept, there, status, words, tmp_path, monkeypatch, capsys):
+    spool = tmp_path / "a.jsonl"
+    if there:
+        spool.touch()
+    monkeypatch.setattr(tracking, "replay", lambda folder: {str(spool): kept})
     assert cli.main(["replay", str(tmp_path)]) == status
-    out = capsys.readouterr().out
-    assert words in out
-    assert ("sent" in out) == (kept == 0)
+    assert words in capsys.readouterr().out

@@ -124,16 +124,18 @@ def replay(options: argparse.Namespace) -> int:
 
     kept = tracking.replay(_exists(options.folder))
     for path, count in kept.items():
-        print(f"{path}: {_told(count)}")
+        print(f"{path}: {_told(count, Path(path).exists())}")
     if not kept:
         print(f"nothing to send under {options.folder}")
     return 1 if any(kept.values()) else 0
 
 
-def _told(kept: int | None) -> str:
+def _told(kept: int | None, there: bool) -> str:
     if kept is None:
         return "left to its process, which still runs"
-    return f"{kept} record(s) kept" if kept else "sent"
+    if not kept:
+        return "sent"
+    return f"{kept} record(s) kept" if there else f"sent but for {kept} line(s) that can't be read, which are set aside"
 
 
 def _load(options: argparse.Namespace) -> Config:

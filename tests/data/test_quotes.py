@@ -12,7 +12,7 @@ from latefuse.data.quotes import Said
 
 
 def quoted(tests: list[str], known: list[str], shingle: int = 5) -> Finding:
-    named = [[Said(text, f"{kind} {place}") for place, text in enumerate(texts)] for kind, texts in
+    named = [[Said(text, place, f"{kind} {place}") for place, text in enumerate(texts)] for kind, texts in
              (("test", tests), ("text", known))]  # fmt: skip
     return quotes.quoted(*named, shingle, "rows")
 
@@ -43,7 +43,8 @@ def test_it_finds_what_a_comparison_of_all_finds(batch: int, monkeypatch: pytest
         text[len(text) // 2 : len(text) // 2] = part
     rows, texts = [" ".join(words) for words in tests], [" ".join(words) for words in known]
     found, expected = quoted(rows, texts), brute_force(rows, texts)
-    assert (found.checked, found.found, found.passed) == (80, len(expected), False)
+    assert (found.found, found.passed) == (len(expected), False)
+    assert found.checked == sum(len(words) >= 5 + quotes.FEWEST - 1 for words in tests)
     assert 10 < len(expected) < 40
     assert int(found.examples[0].split()[-2]) == min(expected)
 
@@ -54,7 +55,19 @@ def test_a_phrase_of_a_template_is_no_quote() -> None:
     assert not quoted(asked[:1], asked[:1]).passed
 
 
+def test_what_several_rows_of_one_item_say_is_its_own() -> None:
+    said = "the crust is filled with spinach and then baked for an hour"
+    asked = [Said(f"{ask} {said}", 7, f"row {ask}") for ask in ("what now", "how so", "go on", "tell me", "and then")]
+    finding = quotes.quoted(asked, [Said(said, -1, "text")], 5, "rows")
+    assert (finding.found, finding.checked) == (5, 5)
+    same = [Said(said, place, f"row {place}") for place in range(6)]
+    assert quotes.quoted(same, [Said(said, -1, "text")], 5, "rows").found == 1
+    assert quotes.quoted(same, [Said(said, -1, "text")], 5, "rows", ignore=said.split()).checked == 0
+
+
 def test_too_short_a_row_and_nothing_at_all_pass() -> None:
-    assert quoted(["one two three four five six"], ["one two three four five six"]).passed
+    short = quoted(["one two three four five six"], ["one two three four five six"])
+    assert (short.passed, short.checked) == (True, 0)
+    assert "1 say too little" in short.detail
     assert quoted([], ["one"]).passed
     assert quoted(["one two three four five six seven eight"], []).passed

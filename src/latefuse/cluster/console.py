@@ -214,7 +214,7 @@ class _StepLines(threading.local):
 
     def _bar(self, text: str) -> None:
         now, tty = time.monotonic(), self._console._stream.isatty()
-        ended = text.partition("|")[0] if "100%" in text else ""
+        ended = re.sub(r"\[.*", "", text) if "100%" in text else ""
         if tty or (ended and ended != self._done) or now - self._shown > PROGRESS_EVERY_S:
             self._shown, self._done = now, ended
             self._console.progress(text)

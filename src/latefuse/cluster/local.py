@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -46,7 +47,8 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
     start = time.monotonic()
     home = places.home()
     outputs, kept = home / "runs", home / "kfp-cache"
-    cache = home / f"kfp-cache-{os.getpid()}" if fresh else kept
+    home.mkdir(parents=True, exist_ok=True)
+    cache = Path(tempfile.mkdtemp(prefix="kfp-cache-", dir=home)) if fresh else kept
     _replay(home)
     console = Console(sys.stdout, outputs, cache, link=_link())
     with tracking.pipeline_run(config.recipe.name, config.digest, home / "tracking") as parent:
@@ -67,7 +69,7 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
             parent.tags({f"node/{node.name}": node.run_id for node in console.nodes.values() if node.run_id})
             parent.metrics({"sys/cached_nodes": sum(node.status == "cached" for node in console.nodes.values())})
     _replay(home)
-    _forget_old(outputs, kept)
+    _forget_old(outputs, home)
     last = console.nodes.get("evaluate")
     return {
         "run_id": parent.run_id,
@@ -105,7 +107,7 @@ def _execute(pipeline: Any, given: dict[str, str], outputs: Path, cache: Path, c
 def _replay(home: Path) -> None:
     """Send what earlier runs could not; a server that is still away costs one bounded try."""
     for path, kept in tracking.replay(home).items():
-        if kept:
+        if kept and Path(path).exists():
             logging.getLogger("latefuse.tracking").warning("%s: %d record(s) still kept", path, kept)
             return
 
@@ -123,9 +125,9 @@ def _replace(kept: Path, cache: Path) -> None:
     shutil.rmtree(cache, ignore_errors=True)
 
 
-def _forget_old(outputs: Path, cache: Path) -> None:
-    """Delete the folders of earlier runs that no cache entry points to."""
-    entries = "".join(path.read_text(encoding="utf-8") for path in cache.glob("*.json"))
+def _forget_old(outputs: Path, home: Path) -> None:
+    """Delete the folders of earlier runs that no entry of a cache points to."""
+    entries = "".join(path.read_text(encoding="utf-8") for path in home.glob("kfp-cache*/*.json"))
     newest = max(outputs.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
     for folder in outputs.iterdir():
         if folder.is_dir() and folder != newest and f"/{folder.name}/" not in entries:

@@ -120,7 +120,7 @@ def evaluate(
 
 def publish(out: str | Path, report: Any, metrics: Any) -> None:
     """Hand the evaluation to Kubeflow's UI: report: an HTML artifact, metrics: a Metrics artifact of headline numbers,
-    those with the shortest names (`eval/dish_top1` before its arms, intervals and differences).
+    those least deep in the tree of names (`eval/dish_top1` before its arms, intervals and differences).
 
     The metrics file is always written: an artifact without one turns every later look-up in the cache into a miss.
     """

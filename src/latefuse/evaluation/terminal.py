@@ -10,7 +10,7 @@ from latefuse.evaluation.summary import Cell, Summary, TaskSummary
 from latefuse.evaluation.verdict import number
 
 
-def table(summary: Summary) -> str:
+def table(summary: Summary, confidence: float) -> str:
     """Arms against each task's headline metric: value, interval, and marks for the differences to the controls.
 
     A cell measured on fewer rows than its column says how many, n.
@@ -33,8 +33,8 @@ def table(summary: Summary) -> str:
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "  ".join("-" * width for width in widths)
-    notes = f"[95% interval]  * differs from {ZERO}  + better  - worse than {MIXED}; no mark: not shown to differ"
-    return "\n".join([rows[0], rule, *rows[1:], "", notes, ""])
+    marks = f"* differs from {ZERO}  + better  - worse than {MIXED}; no mark: not shown to differ"
+    return "\n".join([rows[0], rule, *rows[1:], "", f"[{confidence:.0%} interval]  {marks}", ""])
 
 
 def _told(cell: Cell | None, task: TaskSummary) -> str:

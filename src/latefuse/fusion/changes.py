@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from latefuse.errors import UserError
 from latefuse.models.adapter_files import base_name
 
-"""What PEFT puts before the name of every module that it has wrapped."""
-
 
 class FusionError(UserError, ValueError):
     """Adapters that can't be read, merged or applied; the message names the folder, the tensor and what to do."""

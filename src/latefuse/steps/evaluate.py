@@ -81,7 +81,7 @@ def run(
     scores.write(out / "scores.parquet")
     predictions.write_parquet(out / "predictions.parquet")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "table.txt").write_text(table(summary), encoding="utf-8")
+    (out / "table.txt").write_text(table(summary, evaluation.confidence), encoding="utf-8")
     cards = _cards(plan, data, predictions, arms)
     (out / "gallery.json").write_text(json.dumps([asdict(card) for card in cards]) + "\n", encoding="utf-8")
     shown = report.Report(

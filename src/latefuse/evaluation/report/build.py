@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -84,7 +85,8 @@ def _overview(summary: Summary) -> dict[str, Any]:
 
 
 def _short(cell: Cell, task: TaskSummary) -> dict[str, Any]:
-    best = max((found.mean.value * METRICS[task.main].better for found in task.cells[task.main].values()), default=0.0)
+    means = [found.mean.value * METRICS[task.main].better for found in task.cells[task.main].values()]
+    best = max((mean for mean in means if not isnan(mean)), default=0.0)
     return {
         "value": number(task.main, cell.mean.value),
         "interval": _interval(task.main, cell.mean, task.measured(task.main)),
