@@ -59,7 +59,7 @@ def build(config: Config) -> Any:
         task = node(
             evaluate,
             "evaluate",
-            config=_text(EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.tasks, fusion=recipe.fusion)),
+            config=_text(EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.variants(), fusion=recipe.fusion)),
             source=evaluate_source,
             inputs=_stamps(stamp, arms + fused),
             finetuned=[task.outputs["out"] for task in arms],

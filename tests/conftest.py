@@ -165,3 +165,50 @@ def make_finetuned(fresh_backbone: Callable[..., Any], dishes: Path, tmp_path: P
         return folder
 
     return make
+
+
+ABSENT_PICTURE, ABSENT_WORDS, NOTHING = "item-03", "item-04", "item-59"
+
+
+@pytest.fixture(scope="session")
+def shop_items(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 items in groups of five that share the colour of their picture; words say nothing of it.
+
+    Pairs link the items of a group: 6 groups train, 2 valid, 4 test, by item; by pair, one in four is test. One item
+    has no picture, one no words, one nothing at all.
+    """
+    from PIL import Image
+
+    from latefuse.data.dataset import store_medium, write_dataset
+
+    out, raw = tmp_path_factory.mktemp("shop"), tmp_path_factory.mktemp("raw-shop")
+    items, pairs = [], []
+    for number in range(60):
+        key, group = f"item-{number:02d}", number // 5
+        colour = (37 * group % 256, 91 * group % 256, 151 * group % 256)
+        picture = raw / f"{key}.png"
+        Image.new("RGB", (20 + number, 24), colour).save(picture)
+        frames = [Image.new("RGB", (20, 20 + number), colour) for _ in range(4)]
+        clip = raw / f"{key}.gif"
+        frames[0].save(clip, save_all=True, append_images=frames[1:])
+        split = "train" if group < 6 else "valid" if group < 8 else "test"
+        bare, mute = key in (ABSENT_PICTURE, NOTHING), key in (ABSENT_WORDS, NOTHING)
+        items.append(
+            {
+                "id": key,
+                "number": number,
+                "title": "" if mute else f"thing {number}",
+                "text": "" if mute else f"a {('thing', 'toy')[number % 2]} of wood #nice" + " indeed" * (number % 7),
+                "attributes": json.dumps({"size": number % 3, "tags": ["old", "new"]}),
+                "images": [] if bare else [store_medium(out, picture)],
+                "videos": [] if bare else [store_medium(out, clip)],
+                "split_item": split,
+            }
+        )
+        for other in range(5 * group, 5 * group + 5):
+            if other != number:
+                a, b = f"item-{number:02d}", f"item-{other:02d}"
+                by_pair = "test" if (number + other) % 4 == 0 else "train"
+                pairs.append({"a": a, "b": b, "weight": 1.0, "split_pair": by_pair, "split_item": split})
+    write_dataset(out, {"items": items, "pairs": pairs}, source="shop")
+    return out

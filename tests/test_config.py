@@ -134,7 +134,7 @@ def test_the_bounds_themselves_are_allowed(files, override):
 
 
 def test_a_kind_without_a_task_is_refused_without_loading_any(files):
-    (files / "recipe.yaml").write_text(RECIPE.replace("{modality: text}", "{modality: text, kind: embed}"))
+    (files / "recipe.yaml").write_text(RECIPE.replace("{modality: text}", "{modality: text, kind: judgement}"))
     code = (
         "import sys; from latefuse import cli; status = cli.main(sys.argv[1:]);"
         "print(status, [name for name in ('torch', 'transformers', 'mlflow', 'kfp') if name in sys.modules])"

@@ -20,6 +20,9 @@ examples:
       --out work/image
   latefuse compile configs/recipes/demo.yaml --profile cpu-cluster --out build/demo.yaml
   latefuse submit configs/recipes/demo.yaml --host http://localhost:8080 --wait
+  latefuse embed RUN/finetune-notellm2 --dataset RUN/prepare --backbone RUN/backbone --out vectors
+  latefuse search vectors --item dish-0007
+  latefuse search vectors --words "a red star" --adapter RUN/finetune-notellm2 --backbone RUN/backbone
   latefuse replay
 """
 
@@ -64,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     submit.add_argument("--wait", action="store_true", help="wait until the run has ended, fail when it has failed")
     submit.add_argument("--timeout", type=float, default=24 * 3600, help="seconds to wait at most (default: a day)")
 
+    _add_vectors(commands)
+
     replay = commands.add_parser("replay", help="send to MLflow what earlier runs could not")
     replay.add_argument(
         "folder", type=Path, nargs="?", default=places.home(), help="LATEFUSE_HOME, or .latefuse here, by default"
@@ -97,6 +102,26 @@ def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         if name == "evaluate":
             step.add_argument("--finetuned", type=Path, nargs="+", required=True, help="outputs of `step finetune`")
             step.add_argument("--fused", type=Path, nargs="*", default=[], help="outputs of `step fuse`")
+
+
+def _add_vectors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    embed = commands.add_parser("embed", help="embed a catalogue: vectors as Parquet, an index to search them")
+    embed.add_argument("adapter", type=Path, help="the output of `step finetune` of an embedding task, or its adapter")
+    embed.add_argument("--backbone", type=Path, required=True, help="the output of `step backbone`")
+    embed.add_argument("--dataset", type=Path, required=True, help="the output of `step prepare`: its table items")
+    embed.add_argument("--out", type=Path, required=True, help="the folder of vectors and index; a run goes on there")
+    embed.add_argument("--index", choices=("flat", "hnsw", "ivf"), default="flat", help="exact, or approximate")
+    embed.add_argument("--part", type=int, default=4_096, help="items a part: what a killed run may lose")
+    embed.add_argument("--batch-size", type=int, default=64, help="items encoded at a time")
+
+    search = commands.add_parser("search", help="nearest items of an index: by item, by words, by a photo")
+    search.add_argument("index", type=Path, help="the output of `latefuse embed`")
+    search.add_argument("--item", help="the id of an item of the index")
+    search.add_argument("--words", default="", help="what to look for, in words")
+    search.add_argument("--photo", type=Path, help="a picture file; together with --words both count")
+    search.add_argument("--adapter", type=Path, help="the adapter that made the index; needed for words and photos")
+    search.add_argument("--backbone", type=Path, help="its backbone; needed for words and photos")
+    search.add_argument("-k", type=int, default=10, help="how many items (default: 10)")
 
 
 def _recipe(command: argparse.ArgumentParser, profile: str = "local") -> None:

@@ -26,6 +26,8 @@ def call(options: argparse.Namespace) -> int:
         "config": config,
         "compile": compile_,
         "submit": submit,
+        "embed": embed,
+        "search": search,
         "replay": replay,
     }
     try:
@@ -80,7 +82,7 @@ def step(options: argparse.Namespace) -> int:
         part = node.FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed)
         node.fuse(part.model_dump_json(), *given, [str(_exists(path)) for path in options.adapters], out)
     else:
-        whole = node.EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.tasks, fusion=recipe.fusion)
+        whole = node.EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.variants(), fusion=recipe.fusion)
         lists = [[str(_exists(path)) for path in paths] for paths in (options.finetuned, options.fused)]
         node.evaluate(whole.model_dump_json(), *given, lists[0], lists[1], out)
     return 0
@@ -116,6 +118,52 @@ def submit(options: argparse.Namespace) -> int:
     except SubmitError as error:
         print(f"latefuse: {error}", file=sys.stderr)
         return 1
+
+
+def embed(options: argparse.Namespace) -> int:
+    """A catalogue as vectors and an index."""
+    for folder in (options.adapter, options.backbone, options.dataset):
+        _exists(folder)
+    from latefuse import places
+    from latefuse.serving import index
+    from latefuse.serving.vectors import Embedder
+
+    made = Embedder(options.backbone, options.adapter, options.dataset, places.cache() / "features")
+    header = made.header
+    batches = made.batches(options.part)
+    told = index.write_vectors(
+        options.out, batches, lambda items: made.vectors(items, options.batch_size), header, made.items
+    )
+    index.build(options.out, header, options.index)
+    left_out = f", {made.left_out:,} without a field to read left out" if made.left_out else ""
+    kept = f", {told['kept']:,} kept from an earlier run" if told["kept"] else ""
+    print(f"{options.out}: {told['written']:,} vectors written{kept}{left_out}; search them with `latefuse search`")
+    return 0
+
+
+def search(options: argparse.Namespace) -> int:
+    """The nearest items of an index."""
+    asked = [name for name in ("item", "words", "photo") if getattr(options, name)]
+    if not asked or (options.item and len(asked) > 1):
+        raise UsageError("say what to look for: --item ID, or --words and --photo, alone or together")
+    from latefuse.serving.index import Index
+
+    made = None
+    if options.adapter is not None or not options.item:
+        if options.adapter is None or options.backbone is None:
+            raise UsageError("--adapter and --backbone are needed to turn words or a photo into a vector")
+        from latefuse.serving.vectors import Embedder
+
+        made = Embedder(_exists(options.backbone), _exists(options.adapter))
+    opened = Index(_exists(options.index), made.digest if made is not None else None)
+    if options.item:
+        found = opened.search(opened.vector(options.item), options.k, without=[options.item])
+    else:
+        assert made is not None
+        found = opened.search(made.query(options.words, options.photo), options.k)
+    for number, (item, score) in enumerate(found[0], start=1):
+        print(f"{number:>3}  {score:+.4f}  {item}")
+    return 0
 
 
 def replay(options: argparse.Namespace) -> int:

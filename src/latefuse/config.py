@@ -10,16 +10,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from latefuse.sections import Section
+from latefuse.sections import Section, checked, merged
 
 Modality = Literal["image", "video", "text"]
 Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 # The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
-Kind = Literal["instruct"]
+Kind = Literal["instruct", "embed"]
 Role = Literal["language", "bridge", "tower"]
 MergeMethod = Literal["concat", "ties", "dare", "svd"]
 Share = Annotated[float, Field(ge=0, le=1)]
+CONTROLS = ("mixed", "mixed-wide")
 
 
 class MediaLimits(Section):
@@ -60,13 +61,33 @@ class Leaks(Section):
     ignore_words: tuple[str, ...] = ()
 
 
+class Mining(Section):
+    """How `prepare` mines the table `pairs` from events (NoteLLM-2, arXiv 2405.16789; constants of NoteLLM).
+
+    One user's event on A and, within window_s seconds after it, on B add 1 / (number of items of that user) to the
+    score of (A, B). Scores outside [lower, upper] are dropped, then each A keeps its `top` partners. first, second:
+    kinds of the event on A and on B, empty for any. min_value: events below it do not count. max_items: of a user with
+    more items only the latest count.
+    """
+
+    window_s: int = Field(604_800, ge=0)
+    first: tuple[str, ...] = ()
+    second: tuple[str, ...] = ()
+    min_value: float | None = None
+    lower: float = Field(0.01, ge=0)
+    upper: float = Field(30.0, gt=0)
+    top: int = Field(10, ge=1)
+    max_items: int = Field(1_000, ge=2)
+
+
 class Data(Section):
-    """Where the raw data lie and how `prepare` turns them into a dataset."""
+    """Where the raw data lie and how `prepare` turns them into a dataset. pairs: mine them from the events."""
 
     source: str
     path: str | None = None
     options: dict[str, Any] = {}
     splits: Splits = Splits()
+    pairs: Mining | None = None
     limits: MediaLimits = MediaLimits()
     leaks: Leaks = Leaks()
     quarantine_budget: Share = 0.02
@@ -84,7 +105,10 @@ class BackboneConfig(Section):
 
 
 class AdapterConfig(Section):
-    """What is trained. `on` names the roles whose linears carry LoRA; `bridge_full` trains the bridge whole."""
+    """What is trained. `on` names the roles whose linears carry LoRA; `bridge_full` trains the bridge whole.
+
+    language_full trains the language model whole instead of by LoRA (tasks of kind embed).
+    """
 
     method: Literal["lora"] = "lora"
     r: int = Field(16, ge=1)
@@ -94,6 +118,7 @@ class AdapterConfig(Section):
     dora: bool = False
     on: tuple[Role, ...] = ("language", "bridge")
     bridge_full: bool = False
+    language_full: bool = False
 
 
 class Train(Section):
@@ -120,15 +145,100 @@ class Train(Section):
     gradient_checkpointing: bool = False
 
 
+class TextBudget(Section):
+    """How much of an item's words a prompt shows (NoteLLM-2, section 4.1; their 20 and 80 are Chinese characters).
+
+    title, content, topic: characters. topics: how many. tokens: of title, topics and content together.
+    """
+
+    title: int = Field(80, ge=1)
+    content: int = Field(320, ge=0)
+    topic: int = Field(16, ge=1)
+    topics: int = Field(10, ge=0)
+    tokens: int = Field(140, ge=1)
+
+
+class ViewWeights(Section):
+    """How much the loss of each view counts (NoteLLM-2: 9 to 1); a view that an arm does not have is left out."""
+
+    multimodal: float = Field(9.0, gt=0)
+    image: float = Field(1.0, ge=0)
+    video: float = Field(1.0, ge=0)
+
+
+class Embed(Section):
+    """Item embeddings (NoteLLM-2, arXiv 2405.16789): prompt, late-fusion gate, contrastive loss.
+
+    prompt: `basic` pools one token that has seen everything, `micl` compresses media into a token of their own first,
+    `none` shows the words alone (media come in by the gate). dim: of the vectors; matryoshka: shorter prefixes that are
+    trained as well. scale: the start of the logarithm of 1 / temperature. modality_dropout: how often a training item
+    loses one of the modalities that it has. popularity: whether scores shall follow how likely a partner is, popular
+    ones in front; else what is drawn often is also pushed away often (the paper's loss). chunk: items encoded at a time
+    with gradient, so that the contrastive batch is not bounded by memory; None for all at once. shuffled: the control
+    in which every item has another's media, in training and in evaluation. max_images: pictures of one item. topics:
+    attributes of an item whose values a prompt shows as topics. scheme: the stored split; the recipe's by default.
+    """
+
+    prompt: Literal["basic", "micl", "none"] = "micl"
+    gate: bool = True
+    dim: int = Field(64, ge=2)
+    matryoshka: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    weights: ViewWeights = ViewWeights()
+    scale: float = 3.0
+    modality_dropout: Share = 0.1
+    popularity: bool = False
+    chunk: int | None = Field(None, ge=1)
+    shuffled: tuple[Literal["image", "video"], ...] = ()
+    max_images: int = Field(1, ge=1)
+    topics: tuple[str, ...] = ()
+    budget: TextBudget = TextBudget()
+    scheme: Literal["item", "pair"] = "item"
+
+    @model_validator(mode="after")
+    def _prefixes_fit(self) -> Self:
+        if any(size >= self.dim for size in self.matryoshka):
+            raise ValueError(f"matryoshka {list(self.matryoshka)}: every prefix is shorter than dim={self.dim}")
+        return self
+
+
 class Task(Section):
-    """A kind over one table for one modality. `where` keeps the rows whose column has that value."""
+    """A kind over one table for one modality or, where it embeds items, for several.
+
+    `where` keeps the rows whose column has that value. modality may be given as one word.
+    """
 
     kind: Kind = "instruct"
-    modality: Modality
+    modality: tuple[Modality, ...] = Field(min_length=1)
     table: Literal["conversations", "pairs", "judgements", "events", "reviews"] = "conversations"
     where: dict[str, str] = {}
     adapter: AdapterConfig = AdapterConfig()
     train: Train = Train()
+    embed: Embed | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, raw: Any) -> Any:
+        """One word as a list; the section and the table that a kind has by default."""
+        if not isinstance(raw, Mapping):
+            return raw
+        own: dict[str, Any] = {"table": "pairs", "embed": {}} if raw.get("kind") == "embed" else {}
+        modality = raw.get("modality")
+        return {**own, **raw, **({"modality": (modality,)} if isinstance(modality, str) else {})}
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if len(set(self.modality)) != len(self.modality):
+            raise ValueError(f"modality {list(self.modality)}: each one once")
+        if self.kind == "instruct" and (len(self.modality) > 1 or self.embed):
+            raise ValueError("a task of kind instruct has one modality and no section embed")
+        if self.kind == "embed" and (self.table != "pairs" or self.embed is None):
+            raise ValueError("a task of kind embed learns from the table pairs")
+        return self
+
+    @property
+    def single(self) -> Modality:
+        """The modality of a task that has one."""
+        return self.modality[0]
 
 
 class LateFusion(Section):
@@ -161,6 +271,24 @@ class Fusion(Section):
         return grid
 
 
+class Retrieval(Section):
+    """How item vectors are measured.
+
+    ks: of Recall@k and NDCG@k. pool: what is searched, all items of the catalogue or those of the test split. pairs:
+    `one` keeps one test pair an item and takes every query out of the pool (NoteLLM-2, section 4.1), `all` counts all
+    partners of a query and takes out the query itself. sentence_encoder: folder of a sentence encoder whose cosine
+    stands beside the arms, `pip:<package>` for one in an installed package. neighbours: queries on the page of
+    neighbours. saliency_items: items over which the flow of saliency is averaged, 0 for none.
+    """
+
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50, 100, 1_000), min_length=1)
+    pool: Literal["catalogue", "split"] = "catalogue"
+    pairs: Literal["one", "all"] = "one"
+    sentence_encoder: str | None = None
+    neighbours: int = Field(8, ge=0)
+    saliency_items: int = Field(32, ge=0)
+
+
 class Evaluation(Section):
     """What is measured, on how many rows, with how many bootstrap draws.
 
@@ -179,10 +307,14 @@ class Evaluation(Section):
     examples: int = Field(12, ge=0)
     side_rows: int | None = Field(80, ge=1)
     workers: int = Field(1, ge=1)
+    retrieval: Retrieval = Retrieval()
 
 
 class Recipe(Section):
-    """One YAML: data, backbone, tasks, fusion, evaluation. `adapter` and `train` are defaults for every task."""
+    """One YAML: data, backbone, tasks, fusion, evaluation. `adapter` and `train` are defaults for every task.
+
+    arms: variants of the one task of a recipe, each what it changes of that task; they run beside it.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     description: str = ""
@@ -192,6 +324,7 @@ class Recipe(Section):
     adapter: dict[str, Any] = {}
     train: dict[str, Any] = {}
     tasks: dict[str, Task] = Field(min_length=1)
+    arms: dict[str, dict[str, Any]] = {}
     fusion: Fusion = Fusion()
     evaluation: Evaluation = Evaluation()
 
@@ -206,7 +339,31 @@ class Recipe(Section):
             else task
             for name, task in raw["tasks"].items()
         }
+        scheme = raw["data"].get("splits", {}).get("scheme") if isinstance(raw.get("data"), Mapping) else None
+        for name, task in tasks.items():
+            if isinstance(task, Mapping) and task.get("kind") == "embed" and scheme in ("item", "pair"):
+                tasks[name] = {**task, "embed": {"scheme": scheme, **(task.get("embed") or {})}}
         return {**raw, "tasks": tasks}
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Self:
+        if len({task.kind for task in self.tasks.values()}) > 1:
+            raise ValueError("tasks of different kinds: one recipe has tasks of one kind")
+        if self.arms and len(self.tasks) > 1:
+            raise ValueError("arms are variants of a recipe's only task, this one has several tasks")
+        taken = sorted(set(self.arms) & {*self.tasks, *CONTROLS})
+        if taken:
+            raise ValueError(f"arms.{taken[0]}: the name is taken")
+        self.variants()
+        return self
+
+    def variants(self) -> dict[str, Task]:
+        """The only task of a recipe under its own name and, under theirs, its arms. Raises ConfigError."""
+        base = next(iter(self.tasks.values())).model_dump(mode="json")
+        return {
+            **self.tasks,
+            **{name: checked(Task, merged(base, changes), f"arms.{name}") for name, changes in self.arms.items()},
+        }
 
     @field_validator("seeds")
     @classmethod
@@ -274,6 +431,11 @@ class Job(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
     @property
+    def kind(self) -> Kind:
+        """What its tasks learn: tasks of one recipe are of one kind."""
+        return next(iter(self.tasks.values())).kind
+
+    @property
     def mixed(self) -> bool:
         """Whether one adapter learns all tasks together: the control arms."""
         return self.name in CONTROLS
@@ -286,22 +448,20 @@ class Config(Section):
     profile: Profile
 
     def jobs(self) -> list[Job]:
-        """The finetune nodes: each task alone and, with two tasks or more, the two mixed controls, per seed.
+        """The finetune nodes: each task or arm alone and, with two tasks or more, the two mixed controls, per seed.
 
         `mixed` has the rank of one task (equal tokens), `mixed-wide` the sum of the ranks (equal parameters).
         """
         tasks = self.recipe.tasks
-        arms: dict[str, dict[str, Task]] = {name: {name: task} for name, task in tasks.items()}
-        if len(tasks) > 1:
+        alone = self.recipe.variants()
+        arms: dict[str, dict[str, Task]] = {name: {name: task} for name, task in alone.items()}
+        if len(tasks) > 1 and all(task.kind == "instruct" for task in tasks.values()):
             arms["mixed"] = dict(tasks)
             arms["mixed-wide"] = {name: _widened(task, len(tasks)) for name, task in tasks.items()}
         shared = self.profile.model_dump(include={"launcher", "processes", "threads", "deepspeed", "precision"})
         return [
             Job(name=arm, seed=seed, tasks=part, **shared) for seed in self.recipe.seeds for arm, part in arms.items()
         ]
-
-
-CONTROLS = ("mixed", "mixed-wide")
 
 
 def _widened(task: Task, times: int) -> Task:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from latefuse.config import Config, Profile, Recipe
-from latefuse.sections import ConfigError, checked, nearest
+from latefuse.sections import ConfigError, checked, merged, nearest
 
 
 def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] = ()) -> Config:
@@ -34,8 +34,8 @@ def _resized(raw: dict[str, Any], profile: Profile, path: Path) -> dict[str, Any
     every = {part: profile.recipe[part] for part in ("train", "adapter") if part in profile.recipe}
     tasks = raw.get("tasks") if isinstance(raw.get("tasks"), Mapping) else {}
     if every:
-        raw = _deep_merge(raw, {"tasks": dict.fromkeys(tasks or {}, every)})
-    raw = _deep_merge(raw, profile.recipe)
+        raw = merged(raw, {"tasks": dict.fromkeys(tasks or {}, every)})
+    raw = merged(raw, profile.recipe)
     if profile.lengthen != 1:
         for name, task in checked(Recipe, raw, path).tasks.items():
             _put(raw, ["tasks", name, "train", "max_steps"], max(1, round(task.train.max_steps * profile.lengthen)))
@@ -66,15 +66,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, found {type(raw).__name__}")
     return raw
-
-
-def _deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both together; `over` wins."""
-    merged = dict(base)
-    for key, value in over.items():
-        known = merged.get(key)
-        merged[key] = _deep_merge(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def _assign(raw: dict[str, Any], key: str, text: str) -> None:

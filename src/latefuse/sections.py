@@ -42,6 +42,15 @@ def checked(schema: type[S], raw: Mapping[str, Any], path: Path | str) -> S:
         raise ConfigError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None
 
 
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both together, section by section; `over` wins."""
+    out = dict(base)
+    for key, value in over.items():
+        known = out.get(key)
+        out[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
 def _explain(schema: type[BaseModel], item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":

@@ -114,7 +114,7 @@ def test_an_absent_medium_keeps_its_slot_in_a_conversation_and_leaves_a_list() -
 def test_schemes() -> None:
     assert {table: schemes(table) for table in TABLES} == {
         "items": ("item",), "events": ("time", "loo"), "reviews": ("time", "loo"),
-        "pairs": ("pair",), "judgements": ("item",), "conversations": ("item",),
+        "pairs": ("pair", "item"), "judgements": ("item",), "conversations": ("item",),
     }  # fmt: skip
 
 

@@ -80,6 +80,13 @@ def test_pairs_go_with_their_mirror_images() -> None:
     assert np.array_equal(splits.by_pair(place[b], place[a], shuffled, none(3000), 0, 0.1, 0.2), codes)
 
 
+def test_a_pair_has_the_split_of_both_ends_or_none() -> None:
+    codes = np.array([TRAIN, TEST, TEST, VALID], np.int8)
+    found = splits.of_both(np.array([0, 0, 1, 2, 3, 3]), np.array([0, 1, 2, 1, 3, 0]), codes)
+    assert found.tolist() == [TRAIN, NONE, TEST, TEST, VALID, NONE]
+    assert splits.NAMES[found].tolist() == ["train", None, "test", "test", "valid", None]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.sampled_from([(0.1, 0.1), (0.2, 0.3), (0.0, 0.5)]))
 def test_the_time_cut_never_tears_a_second_apart(ts: list[int], shares: tuple[float, float]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from latefuse.data.dataset import Dataset
 from latefuse.evaluation import neglect
 from latefuse.evaluation.grammar import learned_grammar
-from latefuse.prompts import MediaRef
+from latefuse.prompts import Item, MediaRef
 from latefuse.tasks import instruct
 from latefuse.tasks.instruct import Example
 
@@ -120,6 +120,127 @@ def test_knocked_out_rows_can_be_asked(small_dataset: Path, fresh_backbone: Any,
             batch = instruct.collate(changed, backbone, features)
             assert batch.media is None
             assert slot not in batch.input_ids
+
+
+A_PICTURE, NO_PICTURE, CLIP = MediaRef("image", "a.png"), MediaRef("image", ""), MediaRef("video", "v.mp4")
+
+
+def _items(count: int = 9) -> list[Item]:
+    """Every third has no picture, every fourth no words; others have one picture or two, and some a clip before it."""
+    items = []
+    for k in range(count):
+        pictures = [MediaRef("image", f"{k}-{n}.png") for n in range(1 + k % 2)] if k % 3 else [NO_PICTURE] * (k % 2)
+        clip = [MediaRef("video", f"{k}.mp4")] if k % 5 == 0 else []
+        words = (f"title {k}", f"some text {k}", (f"topic{k}", "dish")) if k % 4 else ("", " ", ())
+        items.append(Item(f"i{k}", *words, media=(*clip, *pictures)))
+    return items
+
+
+def _paths(item: Item, modality: str) -> list[str]:
+    return [ref.path for ref in item.media if ref.modality == modality and ref.path]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_items_swap_all_they_have_of_a_modality_and_nothing_else(modality: str, seed: int) -> None:
+    items = _items()
+    changed = neglect.shuffled(items, modality, seed)
+
+    def own(item: Item) -> tuple[str, ...]:
+        return tuple(_paths(item, "image")) if modality == "image" else (item.title, item.text, *item.topics)
+
+    having = [n for n, item in enumerate(items) if any(part.strip() for part in own(item))]
+    assert 2 < len(having) < len(items)
+    assert all(own(changed[n]) != own(items[n]) for n in having)
+    assert sorted(own(changed[n]) for n in having) == sorted(own(items[n]) for n in having)
+    assert all(changed[n] == items[n] for n in range(len(items)) if n not in having)
+    for old, new in zip(items, changed, strict=True):
+        assert new.id == old.id
+        assert _paths(new, "video") == _paths(old, "video")
+        if modality == "image":
+            assert (new.title, new.text, new.topics) == (old.title, old.text, old.topics)
+        else:
+            assert new.media == old.media
+    assert changed == neglect.shuffled(items, modality, seed)
+    by_name = {item.id: item for item in changed}
+    again = neglect.shuffled(items[::-1], modality, seed)
+    assert {item.id: item for item in again} == by_name, "the order of the rows decides nothing"
+
+
+def test_an_item_keeps_its_place_for_pictures() -> None:
+    items = [Item("a", media=(A_PICTURE, A_PICTURE, CLIP)), Item("b", media=(CLIP, MediaRef("image", "b.png")))]
+    one, two = neglect.shuffled(items, "image", 0)
+    assert one.media == (MediaRef("image", "b.png"), CLIP)
+    assert two.media == (CLIP, A_PICTURE, A_PICTURE)
+
+
+def test_one_item_with_a_picture_has_nothing_to_shuffle_with() -> None:
+    items = [Item("a", "rice", media=(A_PICTURE,)), Item("b", "soup", media=(NO_PICTURE,)), Item("c")]
+    assert not neglect.can_shuffle(items, "image")
+    assert neglect.can_shuffle(items, "text")
+    assert not neglect.can_shuffle(items, "video")
+    assert neglect.shuffled(items, "video", 0) == items
+    with pytest.raises(ValueError, match="items with image: only the item 'a' has such rows"):
+        neglect.shuffled(items, "image", 0)
+
+
+def test_pictures_of_items_are_absent_grey_or_noise() -> None:
+    items = _items()
+    for kind, wanted in (("absent", ""), ("constant", "constant:128")):
+        for old, new in zip(items, neglect.KNOCK_OUTS[kind](items, "image", 0), strict=True):
+            pictures = [ref.path for ref in new.media if ref.modality == "image"]
+            assert pictures == [wanted] * len(_paths(old, "image")) or new == old
+            assert not _paths(old, "image") or new != old
+            assert _paths(new, "video") == _paths(old, "video")
+    noisy = neglect.noise(items, "image", 1)
+    drawn = [path for item in noisy for path in _paths(item, "image")]
+    assert all(path.startswith("noise:") for path in drawn)
+    assert len(set(drawn)) == len(drawn) == sum(len(_paths(item, "image")) for item in items)
+    assert noisy == neglect.noise(items, "image", 1)
+    assert noisy != neglect.noise(items, "image", 2)
+
+
+def test_words_of_items_are_absent_the_same_or_random() -> None:
+    items = _items()
+    worded = [n for n, item in enumerate(items) if item.title]
+    assert {(i.title, i.text, i.topics) for n, i in enumerate(neglect.absent(items, "text")) if n in worded} == {
+        ("", "", ())
+    }
+    same = neglect.constant(items[::-1], "text")
+    assert {(i.title, i.text, i.topics) for i in same if i.title} == {("title 1", "some text 1", ("topic1", "dish"))}
+    known = {word for item in items for word in (*item.title.split(), *item.text.split(), *item.topics)}
+    mixed = neglect.noise(items, "text", 0)
+    assert mixed == neglect.noise(items, "text", 0)
+    for number, (old, new) in enumerate(zip(items, mixed, strict=True)):
+        if number not in worded:
+            assert new == old
+            continue
+        drawn = [*new.title.split(), *new.text.split(), *new.topics]
+        assert set(drawn) <= known
+        assert (len(new.title.split()), len(new.text.split()), len(new.topics)) == (2, 3, 2)
+        assert new.media == old.media
+        assert new != old
+    title_only = [Item("a", "red rice"), Item("b", "hot soup")]
+    assert all(item.text == "" and item.topics == () for item in neglect.noise(title_only, "text", 0))
+
+
+def test_only_one_modality_is_left() -> None:
+    full = Item("a", "rice", "text", ("dish",), (CLIP, A_PICTURE))
+    assert neglect.only([full], "image") == [Item("a", media=(MediaRef("video", ""), A_PICTURE))]
+    assert neglect.only([full], "text") == [
+        Item("a", "rice", "text", ("dish",), (MediaRef("video", ""), MediaRef("image", "")))
+    ]
+    row = neglect.only([_row(0, "i", ["a.png"], words="card")], "text")[0]
+    assert (row.media[0].path, row.turns[0]["text"]) == ("", "<image>\ncard")
+    row = neglect.only([_row(0, "i", ["a.png"], words="card")], "image")[0]
+    assert (row.media[0].path, row.turns[0]["text"]) == ("a.png", "<image>\nno text")
+
+
+def test_what_items_have_can_be_knocked_out() -> None:
+    assert neglect.modalities_of(_items()) == ["image", "video", "text"]
+    assert neglect.modalities_of([Item("a", "x", media=(NO_PICTURE,)), Item("b", "x")]) == []
+    with pytest.raises(TypeError, match="rows of type str have no view"):
+        neglect.modalities_of(["a"])
 
 
 def test_grammar_allows_what_was_seen_and_always_ends() -> None:

@@ -146,7 +146,7 @@ def test_the_same_rows_for_all_adapters(data, backbone, make_finetuned):
     assert list(found["weights"]) == names
     assert found["rows"] == 4
     with adapters.active(backbone, "photo"):
-        alone = instruct.nll(backbone, rows, features=features).sum() / sum(map(instruct.answer_tokens, rows))
+        alone = instruct.nll(backbone, rows, features=features).sum() / sum(row.learned for row in rows)
     assert found["nll_alone"]["photo"] == pytest.approx(float(alone), rel=1e-4)
     assert found["nll_after"] <= found["nll_before"]
 
@@ -154,7 +154,7 @@ def test_the_same_rows_for_all_adapters(data, backbone, make_finetuned):
 def test_long_answers_count_as_many_tokens_as_short_ones(data, backbone, monkeypatch):
     monkeypatch.setattr(late, "TOKENS_A_ROW", 3)
     rows = instruct.examples(data, TASKS["cards"], "valid", backbone)
-    assert min(map(instruct.answer_tokens, rows)) > 3
+    assert min(row.learned for row in rows) > 3
     found = late.learn_same_input(backbone, rows, ["a"], lambda name: nullcontext(), Features(backbone, data.media), 1)
     assert found["tokens"] == 3 * len(rows)
 

@@ -16,10 +16,13 @@ from latefuse.models.backbone import BackboneError, MediaBatch
 from latefuse.models.families import FAMILIES
 from latefuse.models.folder import SEAL, digest, seal
 from latefuse.models.tensors import check_tensors
-from latefuse.models.tiny_random import CONFIGS, FRAMES, IDS, random_backbone
+from latefuse.models.tiny_random import COMPOSED, CONFIGS, FRAMES, IDS, random_backbone, row_of
 
-CASES = [(family, modality) for family in CONFIGS for modality in FAMILIES[family].modalities]
-CACHEABLE = [(f, m) for f, m in CASES if FAMILIES[f].cacheable and m != "text"]
+GLUED = [family for family in COMPOSED if row_of(family).kind == "glued"]
+WHOLE = [(family, modality) for family in CONFIGS for modality in FAMILIES[family].modalities]
+CASES = [*WHOLE, *((family, modality) for family in GLUED for modality in row_of(family).modalities)]
+CACHEABLE = [(f, m) for f, m in CASES if row_of(f).cacheable and m != "text"]
+SEEING = [(f, m) for f in (*CONFIGS, *COMPOSED) for m in row_of(f).modalities if m != "text"]
 
 
 def own_inputs(base, modality, ids, batch):
@@ -44,7 +47,7 @@ def own_inputs(base, modality, ids, batch):
     return {"pixel_values" if modality == "image" else "pixel_values_videos": pixels}
 
 
-@pytest.mark.parametrize(("family", "modality"), CASES)
+@pytest.mark.parametrize(("family", "modality"), WHOLE)
 def test_logits_equal_the_models_own_forward(family, modality, fresh, prompt, media):
     base = fresh(family)
     batch = media(base, modality, 2)
@@ -229,8 +232,7 @@ def test_what_a_backbone_can_not_read_is_refused(fresh, media, pictures):
         fresh("llama").pixels(pictures[:1], "image")
     qwen = fresh("qwen2_5_vl")
     pixels = media(qwen, "image", 1).image
-    with pytest.raises(BackboneError, match="feed pixels"):
-        qwen.encode_media(pixels, "image")
+    assert qwen.encode_media(pixels, "image").shape == (1, 1, 32)
     ids = torch.tensor([qwen.placeholder_ids("image")])
     with pytest.raises(BackboneError, match="takes pixels, not features"):
         qwen.hidden(ids, torch.ones_like(ids), MediaBatch(image=pixels, kind="features"))
@@ -248,10 +250,13 @@ def test_parts_name_what_the_output_depends_on(fresh):
     assert fresh("llama").parts()["bridge"] == []
 
 
-@pytest.mark.parametrize("family", [f for f in CONFIGS if f != "llama"])
+@pytest.mark.parametrize("family", [*(f for f in CONFIGS if f != "llama"), *GLUED])
 def test_every_linear_of_every_part_gets_a_gradient(family, fresh, prompt, media):
     """The table against autograd: nothing that is listed is dead, and nothing alive under a prefix is left out."""
     base = fresh(family)
+    for name, parameter in base.model.named_parameters():
+        if name.endswith("query_tokens"):
+            parameter.data.normal_()  # equal queries, as at the start, have nothing to learn from each other
     base.model.requires_grad_(True)
     alive: set[str] = set()
     for modality in base.modalities[:-1]:
@@ -264,6 +269,65 @@ def test_every_linear_of_every_part_gets_a_gradient(family, fresh, prompt, media
     assert listed <= alive
     linears = {n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear)}
     assert (linears & alive) - listed <= {"lm_head"}
+
+
+@pytest.fixture
+def last_states():
+    """What the tower of a modality makes of pixels, caught inside the model, (n, frames, tokens, dim)."""
+
+    def catch(base, modality, pixels):
+        family, inner = base.model.config.model_type, base.inner
+        name = {"smolvlm": "vision_model"}.get(family, "vision_tower")
+        tower = getattr(inner, name if family != "video_llava" else f"{modality}_tower", None)
+        flat = pixels.flatten(0, 1) if pixels.dim() == 5 else pixels
+        with torch.no_grad():
+            out = tower(flat, output_hidden_states=True)
+        states = out.last_hidden_state if family in ("smolvlm", "latefuse_glued", "latefuse_light") else None
+        states = out.hidden_states[inner.config.vision_feature_layer] if states is None else states
+        if states.dim() == 4:
+            return states.flatten(2).transpose(1, 2).unflatten(0, (len(pixels), -1))
+        return states.unflatten(0, (len(pixels), -1))
+
+    return catch
+
+
+@pytest.mark.parametrize(("family", "modality"), [(f, m) for f, m in SEEING if row_of(f).cacheable])
+def test_one_vector_a_medium(family, modality, fresh, media, last_states):
+    """CLS where the features keep it, averaged over frames; else the mean of the patches."""
+    base = fresh(family)
+    pixels = dict(media(base, modality, 2).items())[modality]
+    ours = base.pooled(base.encode_media(pixels, modality), modality)
+    states = last_states(base, modality, pixels)
+    cls = family in ("glued_mlp", "glued_qformer", "light_clip", "video_llava")
+    drops_cls = family == "llava"  # strategy "default"
+    by_hand = states[:, :, 0].mean(1) if cls else states[:, :, int(drops_cls) :].mean((1, 2))
+    torch.testing.assert_close(ours, by_hand, rtol=1e-5, atol=1e-6)
+    assert ours.shape == (2, base.pooled_width(modality))
+    assert not ours.requires_grad
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_the_one_vector_of_a_model_that_takes_pixels(family, modality, fresh, prompt, media):
+    """The mean of what goes into its merger, caught in its own forward; each medium alone makes the same."""
+    base, caught = fresh(family), []
+    batch = media(base, modality, 2)
+    pixels = dict(batch.items())[modality]
+    ours = base.pooled(base.encode_media(pixels, modality), modality)
+    base.inner.visual.merger.register_forward_pre_hook(lambda module, given: caught.append(given[0]))
+    with torch.no_grad():
+        base.hidden(*prompt(base, modality, ["a", "b"]), batch)
+    torch.testing.assert_close(ours, caught[0].reshape(2, -1, 32).mean(1), rtol=1e-5, atol=1e-6)
+    alone = base.pooled(base.encode_media(pixels[1:], modality), modality)
+    torch.testing.assert_close(ours[1:], alone, rtol=1e-5, atol=1e-6)
+    assert base.pooled_width(modality) == 32
+    assert not base.family.cacheable
+
+
+def test_widths(fresh):
+    assert {fresh(family).width for family in ("video_llava", "qwen3_vl", "smolvlm", "llama", "glued_conv")} == {32}
+    with pytest.raises(BackboneError, match="no language model"):
+        _ = fresh("light_conv").width
 
 
 def test_the_transform_is_named_by_what_changes_pixels(tmp_path, backbone_folder, fresh):

@@ -2,17 +2,24 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from loopback_hub import COMMIT, hub
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from latefuse import tracking
 from latefuse.config import BackboneConfig
+from latefuse.errors import UserError
 from latefuse.models import backbone as backbones
+from latefuse.models import tiny
 from latefuse.models.folder import SEAL, BackboneError, seal
+from latefuse.models.tiny_random import byte_tokenizer
+from latefuse.sections import ConfigError
 from latefuse.steps import backbone
 
 SHORT = {"steps": 1, "tower_steps": 1, "looks": 4, "pictures": 2, "clips": 1, "hidden": 32, "layers": 1}
@@ -210,3 +217,162 @@ def test_the_key_of_the_demo_base_follows_options_frames_and_code(monkeypatch):
     before = key()
     monkeypatch.setattr(backbone, "module_digest", lambda module: "another code")
     assert key() != before
+
+
+BRIDGE = {"tokens": 3, "layers": 1, "hidden": 24, "heads": 2}
+
+
+@pytest.fixture
+def parts(tmp_path, backbone_folder, monkeypatch):
+    """A folder with a tower, a language model and a sentence encoder of somebody's; `$PARTS` names it."""
+    folder = tmp_path / "parts"
+    for name, family in (("eyes", "llava"), ("tongue", "llama")):
+        shutil.copytree(backbone_folder(family), folder / name)
+        (folder / name / SEAL).unlink()
+    torch.manual_seed(0)
+    options = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = byte_tokenizer()
+    BertModel(BertConfig(**options, vocab_size=len(tokenizer))).save_pretrained(folder / "words")
+    tokenizer.save_pretrained(folder / "words")
+    monkeypatch.setenv("PARTS", str(folder))
+    return folder
+
+
+def glued(**options):
+    return {"tower": "$PARTS/eyes", "language": "$PARTS/tongue", "bridge": BRIDGE, **options}
+
+
+def test_a_tower_and_a_language_model_are_glued(parts, tmp_path, capsys):
+    result = run("glued", tmp_path / "out", options=glued(), frames=2)
+    base = backbones.load(tmp_path / "out")
+    assert base.digest == result["digest"] == backbones.digest(tmp_path / "out")
+    assert (base.name, base.family.kind, base.frames) == ("eyes+tongue", "glued", 2)
+    assert len(base.placeholder_ids("image")) == 3
+    assert len(base.placeholder_ids("video")) == 6
+    assert result["inputs"]["tower"] == {"name": "eyes", "revision": None}
+    assert "eyes+tongue (latefuse_glued) made" in capsys.readouterr().out
+    tongue, eyes = backbones.load(seal_again(parts / "tongue")), backbones.load(seal_again(parts / "eyes"))
+    language, tower = tongue.model.model.state_dict(), eyes.inner.vision_tower.state_dict()
+    assert all(torch.equal(tensor, language[name]) for name, tensor in base.inner.language_model.state_dict().items())
+    assert all(torch.equal(tensor, tower[name]) for name, tensor in base.inner.vision_tower.state_dict().items())
+    assert run("glued", tmp_path / "again", options=glued(), frames=2)["digest"] == result["digest"]
+    assert run("glued", tmp_path / "other", options=glued(seed=1), frames=2)["digest"] != result["digest"]
+
+
+def seal_again(folder):
+    seal(folder, name=folder.name, frames=2)
+    return folder
+
+
+def test_a_tower_and_a_sentence_encoder_side_by_side(parts, tmp_path):
+    options = {"tower": "$PARTS/eyes", "text": str(parts / "words"), "side": 32}
+    result = run("light", tmp_path / "out", options=options)
+    base = backbones.load(tmp_path / "out")
+    assert (base.name, base.family.kind, base.text_width, base.side) == ("eyes+words", "light", 24, 32)
+    assert result["family"] == "latefuse_light"
+    assert base.encode_text(["x"]).shape == (1, 24)
+
+
+def test_marks_of_the_language_model_are_kept(parts, tmp_path):
+    seal(parts / "tongue", name="marked", frames=2, frame_marks=["1", "2"])
+    run("glued", tmp_path / "out", options=glued(), frames=2)
+    assert len(backbones.load(tmp_path / "out").frame_marks) == 2
+    run("glued", tmp_path / "out", options=glued(frame_marks=["a", "b", "c"]), frames=3)
+    assert len(backbones.load(tmp_path / "out").frame_marks) == 3
+    (parts / "tongue/tokenizer_config.json").write_text("{}")
+    with pytest.raises(BackboneError, match=r"files that have changed: tokenizer_config\.json"):
+        run("glued", tmp_path / "out", options=glued(), frames=2)
+
+
+def test_a_composed_backbone_is_made_once(parts, tmp_path):
+    def made(**options):
+        return run("glued", tmp_path / "out", tmp_path / "cache", options=glued(**options))
+
+    first = made()
+    assert not first["from_cache"]
+    assert made()["from_cache"]
+    assert made(tower=str(parts / "eyes"))["digest"] == first["digest"], "the content counts, not the path"
+    assert not made(seed=1)["from_cache"]
+    config = json.loads((parts / "eyes/preprocessor_config.json").read_text())
+    (parts / "eyes/preprocessor_config.json").write_text(json.dumps({**config, "image_mean": [0.1, 0.1, 0.1]}))
+    changed = made()
+    assert not changed["from_cache"]
+    assert changed["digest"] != first["digest"]
+    with pytest.raises(BackboneError, match="not the backbone that was pinned"):
+        made(expect=first["digest"])
+    assert made(expect=changed["digest"])["digest"] == changed["digest"]
+
+
+def test_the_demo_base_lends_its_parts_and_is_built_once_for_all(parts, tmp_path, monkeypatch, backbone_folder):
+    built = []
+
+    def quick(options, out, on_log):
+        built.append(options["steps"])
+        for file in backbone_folder("video_llava").iterdir():
+            if file.name != SEAL:
+                shutil.copyfile(file, out / file.name)
+
+    monkeypatch.setattr(tiny, "build", quick)
+    cache = tmp_path / "cache"
+    run("glued", tmp_path / "one", cache, options={"bridge": BRIDGE, "demo": SHORT})
+    run("light", tmp_path / "two", cache, options={"text": "$PARTS/words", "demo": SHORT})
+    run("demo", tmp_path / "three", cache, options=SHORT)
+    assert built == [1]
+    assert backbones.load(tmp_path / "one").name == "demo+demo"
+    assert len(backbones.load(tmp_path / "one").frame_marks) == 8
+    run("glued", tmp_path / "four", cache, options={"bridge": BRIDGE, "demo": {**SHORT, "steps": 2}})
+    run("glued", tmp_path / "five", options={"bridge": BRIDGE, "demo": SHORT})
+    assert built == [1, 2, 1], "without a cache it is built for this backbone alone"
+    assert backbones.load(tmp_path / "five").digest == backbones.load(tmp_path / "one").digest
+    with pytest.raises(ConfigError, match=r"stepz: unknown key; did you mean 'steps'\?"):
+        run("glued", tmp_path / "six", options={"demo": {"stepz": 1}})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("glued", {"towr": "x"}, r"backbone\.options: 1 problem.*towr: unknown key; did you mean 'tower'\?"),
+        ("glued", {"bridge": {"knd": "mlp"}}, r"bridge\.knd: unknown key; did you mean 'kind'\?"),
+        ("glued", {"bridge": {"kind": "mpl"}}, r"bridge\.kind: Input should be 'mlp' or 'qformer'"),
+        ("light", {}, "text: Field required"),
+        ("glued", {"tower": "./nowhere"}, r"backbone\.options\.tower './nowhere': no such folder"),
+        ("glued", {"language": "$UNSET/x"}, r"backbone\.options\.language: .* the environment variable UNSET"),
+        ("light", {"text": "pip:no_such_thing"}, r"no package 'no_such_thing' here; install it \(`pip install no-such"),
+        ("light", {"text": "pip:json"}, r"no folder `model` in the package 'json'"),
+    ],
+)
+def test_options_that_make_no_backbone_are_told(name, options, message, parts, tmp_path):
+    with pytest.raises(UserError, match=rf"(?s){message}"):
+        run(name, tmp_path / "out", tmp_path / "cache", options={"tower": "$PARTS/eyes", **options})
+    assert not (tmp_path / "out/result.json").exists()
+
+
+def test_a_model_in_an_installed_package_is_found_without_importing_it(parts, tmp_path, monkeypatch):
+    package = tmp_path / "site/some_encoder"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    shutil.copytree(parts / "words", package / "model")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    run("light", tmp_path / "out", options={"tower": "$PARTS/eyes", "text": "pip:some_encoder"})
+    assert backbones.load(tmp_path / "out").name == "eyes+some_encoder"
+    assert "some_encoder" not in sys.modules
+
+
+def test_a_part_of_a_hub_is_pinned(parts, tmp_path, online, capsys):
+    with hub("owner/eyes", parts / "eyes") as (address, asked):
+        online(address)
+        first = run("glued", tmp_path / "one", tmp_path / "cache", options=glued(tower="owner/eyes"))
+        assert first["inputs"]["tower"] == {"name": "owner/eyes", "revision": COMMIT}
+        assert f"backbone.options.tower_revision={COMMIT}" in capsys.readouterr().out
+        pinned = glued(tower="owner/eyes", tower_revision=COMMIT)
+        second = run("glued", tmp_path / "two", tmp_path / "cache", options=pinned)
+        assert (second["digest"], second["from_cache"]) == (first["digest"], False)
+        before = len(asked)
+        third = run("glued", tmp_path / "three", tmp_path / "cache", options=pinned)
+        assert (third["from_cache"], len(asked)) == (True, before)
+        assert "tower_revision" not in capsys.readouterr().out
+    (parts / "eyes/model.safetensors").rename(parts / "eyes/pytorch_model.bin")
+    with hub("owner/blind", parts / "eyes") as (address, _):
+        online(address)
+        with pytest.raises(BackboneError, match=r"backbone\.options\.tower: .*never read"):
+            run("glued", tmp_path / "four", options=glued(tower="owner/blind"))

@@ -56,7 +56,7 @@ def test_one_arm_from_dataset_to_adapter(
     adapters.load(backbone, tmp_path / "out" / "adapter")
     rows = instruct.examples(data, job.tasks["dish"], "valid", backbone)
     features = Features(backbone, data.media, tmp_path / "cache" / "features")
-    loss = float(instruct.nll(backbone, rows, features=features).sum()) / sum(map(instruct.answer_tokens, rows))
+    loss = float(instruct.nll(backbone, rows, features=features).sum()) / sum(row.learned for row in rows)
     assert loss == pytest.approx(result["valid_loss"], abs=1e-4)
     card = adapters.read_card(tmp_path / "out" / "adapter")
     assert (card.task, card.arm, card.modality, card.seed) == ("dish", "one", ("image",), 0)

@@ -106,7 +106,7 @@ def _loads_as_it_should(out, result, dishes, folders, backbone):
     deltas = [delta(folder / "adapter", base) for folder in folders]
 
     def measured():
-        return float(instruct.nll(backbone, rows, features=features).sum()) / sum(map(instruct.answer_tokens, rows))
+        return float(instruct.nll(backbone, rows, features=features).sum()) / sum(row.learned for row in rows)
 
     bare = measured()
     for method in ("concat", "ties"):

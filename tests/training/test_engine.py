@@ -16,8 +16,6 @@ from safetensors.torch import load_file
 
 from latefuse.config import Job
 from latefuse.data.dataset import Dataset
-from latefuse.models.adapters import attach
-from latefuse.steps.finetune import adapter_of, modalities_of
 from latefuse.tasks import instruct
 from latefuse.training import engine
 from latefuse.training.distributed import TrainingError
@@ -39,7 +37,7 @@ class Run:
         self.examples = {name: instruct.examples(data, task, "train", backbone) for name, task in job.tasks.items()}
         self.valid = {name: instruct.examples(data, task, "valid", backbone) for name, task in job.tasks.items()}
         self.logged: list[tuple[int, dict[str, float]]] = []
-        attach(backbone, adapter_of(job.tasks), modalities_of(job.tasks), job.seed)
+        instruct.attach(backbone, job.tasks, job.seed)
 
     def train(self) -> dict[str, Any]:
         return engine.train(

@@ -30,7 +30,7 @@ class FuseConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What `evaluate` reads of a recipe."""
+    """What `evaluate` reads of a recipe. tasks: and the arms of its only task."""
 
     evaluation: Evaluation
     tasks: dict[str, Task]

@@ -206,10 +206,10 @@ def _stream(name: str, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
 
 def _integer_columns(name: str) -> dict[str, str]:
     given = {f"given_{scheme}": "b" for scheme in schemes(name)}
-    if "item" in schemes(name):
-        return {"unit": "i", **({"number": "q"} if name == "items" else {}), **given}
     if name == "pairs":
         return {"a": "i", "b": "i", **given}
+    if "item" in schemes(name):
+        return {"unit": "i", **({"number": "q"} if name == "items" else {}), **given}
     return {"user": "i", "item": "i", "ts": "q", **given}
 
 

@@ -13,7 +13,7 @@ from latefuse.data.errors import DataError
 from latefuse.data.ingest import LONER, Staged
 from latefuse.data.leaks import Finding
 from latefuse.data.near import Near
-from latefuse.data.schema import schemes
+from latefuse.data.schema import SPLITS, schemes
 
 Array = np.ndarray[Any, Any]
 BEHAVIOUR = ("events", "reviews")
@@ -21,40 +21,47 @@ BEHAVIOUR = ("events", "reviews")
 
 @dataclass
 class SplitPlan:
-    """codes: per table and scheme the split code of each staged row. number: per item. notes: what a reader should
-    know.
+    """codes: per table and scheme the split code of each staged row. units: the item split of each name. number: per
+    item. notes: what a reader should know.
     """
 
     codes: dict[str, dict[str, Array]] = field(default_factory=dict)
+    units: Array = field(default_factory=lambda: np.zeros(0, np.int8))
     number: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     findings: dict[str, Finding] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def make(staged: Staged, near: Near, data: Data) -> SplitPlan:
-    """Draw what the source did not give, then check all of it. Raises DataError for item numbers that are not
-    distinct.
+    """Draw what the source did not give, then check all of it; pairs, which may still be mined, come by `add_pairs`.
+
+    Raises DataError for item numbers that are not distinct.
     """
     plan = SplitPlan()
     keys = list(staged.names)
     _by_item(plan, staged, near, data, keys)
-    _by_pair(plan, staged, data, keys)
     _by_time(plan, staged, data)
     _numbers(plan, staged, data, keys)
     plan.findings |= quotes.findings(staged, plan.codes, data)
-    for table, by_scheme in plan.codes.items():
-        for scheme, codes in by_scheme.items():
-            present = np.bincount(codes, minlength=3)
-            for code, name in enumerate(splits.NAMES):
-                wanted = code == splits.TRAIN or (data.splits.valid if code == splits.VALID else data.splits.test)
-                if wanted and not present[code]:
-                    plan.notes.append(f"split_{scheme} of {table}: no row of {len(codes):,} is {name}")
+    for table in plan.codes:
+        _note_gaps(plan, table, data)
     return plan
+
+
+def _note_gaps(plan: SplitPlan, table: str, data: Data) -> None:
+    """Say which split of a table has no row."""
+    for scheme, codes in plan.codes[table].items():
+        for code, name in enumerate(SPLITS):
+            wanted = code == splits.TRAIN or (data.splits.valid if code == splits.VALID else data.splits.test)
+            if wanted and not (codes == code).any():
+                plan.notes.append(f"split_{scheme} of {table}: no row of {len(codes):,} is {name}")
 
 
 def _by_item(plan: SplitPlan, staged: Staged, near: Near, data: Data, keys: list[str]) -> None:
     tables = [table for table in staged.rows if "unit" in staged.rows[table]]
+    drawn = splits.uniform(keys, data.splits.seed)
     if not tables:
+        plan.units = splits.cut(drawn, data.splits.valid, data.splits.test)
         return
     units = np.concatenate([staged.column(table, "unit") for table in tables])
     told = np.concatenate([staged.column(table, "given_item") for table in tables])
@@ -62,9 +69,8 @@ def _by_item(plan: SplitPlan, staged: Staged, near: Near, data: Data, keys: list
     np.maximum.at(given, units, told)
     text_unit, content, user = (np.array(part) for part in (staged.text_unit, staged.media_content, staged.media_unit))
     group = splits.groups(len(keys), np.concatenate([_same(content, user), text_unit[near.edges()].reshape(-1, 2)]))
-    drawn = splits.uniform(keys, data.splits.seed)
     given = splits.with_valid(given, drawn, group, data.splits.valid, data.splits.test)
-    codes = splits.by_item(drawn, given, group, data.splits.valid, data.splits.test)
+    codes = plan.units = splits.by_item(drawn, given, group, data.splits.valid, data.splits.test)
     for table in tables:
         plan.codes[table] = {"item": codes[staged.column(table, "unit")]}
     sizes = np.bincount(group)
@@ -102,13 +108,30 @@ def _one_split(units: Array, rows_code: Array, given: Array, unit_name: leaks.Na
     )
 
 
-def _by_pair(plan: SplitPlan, staged: Staged, data: Data, keys: list[str]) -> None:
+def add_pairs(plan: SplitPlan, staged: Staged, data: Data) -> None:
+    """The splits of the table pairs, given or mined: by pair, and by item for pairs that link no two splits.
+
+    Raises DataError where the source gave a split by item that is not the one of both items.
+    """
     if "pairs" not in staged.rows:
         return
+    keys, valid, test = list(staged.names), data.splits.valid, data.splits.test
     a, b, given = (staged.column("pairs", name) for name in ("a", "b", "given_pair"))
-    codes = splits.by_pair(a, b, keys, given, data.splits.seed, data.splits.valid, data.splits.test)
-    plan.codes["pairs"] = {"pair": codes}
+    codes = splits.by_pair(a, b, keys, given, data.splits.seed, valid, test)
     plan.findings["pair"] = leaks.pair_disjoint(a, b, codes, len(keys))
+    items, told = splits.of_both(a, b, plan.units), staged.column("pairs", "given_item")
+    if len(wrong := np.flatnonzero((told != splits.NONE) & (told != items))):
+        one = f"{keys[a[wrong[0]]]!r} and {keys[b[wrong[0]]]!r}"
+        raise DataError(
+            f"pairs: split_item of {len(wrong):,} rows is not the split of both items, first of {one}; leave the "
+            "column out of pairs and, where it is yours, give it to the items"
+        )
+    plan.codes["pairs"] = {"pair": codes, "item": items}
+    _note_gaps(plan, "pairs", data)
+    if crossing := int((items == splits.NONE).sum()):
+        plan.notes.append(
+            f"split_item of pairs: {crossing:,} of {len(items):,} rows link items of different splits and are in none"
+        )
 
 
 def _by_time(plan: SplitPlan, staged: Staged, data: Data) -> None:

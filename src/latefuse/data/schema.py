@@ -39,7 +39,9 @@ TABLES: dict[str, pa.Schema] = {
         ("user", _STR), ("item", _STR), ("ts", _I64), ("stars", _F64), ("headline", _STR), ("text", _STR),
         ("feature", _STR), ("images", _STRS), ("split_time", _STR), ("split_loo", _STR),
     ]),
-    "pairs": pa.schema([("a", _STR), ("b", _STR), ("weight", _F64), ("window", _I64), ("split_pair", _STR)]),
+    "pairs": pa.schema([
+        ("a", _STR), ("b", _STR), ("weight", _F64), ("window", _I64), ("split_pair", _STR), ("split_item", _STR),
+    ]),
     "judgements": pa.schema([
         ("id", _STR), ("task", _STR), ("instruction", _STR), ("image", _STR), ("text", _STR), ("label", pa.bool_()),
         ("source", _STR), ("negative", _STR), ("item", _STR), ("split_item", _STR),
@@ -70,7 +72,7 @@ JSON_COLUMNS = {"attributes", "truth"}
 
 
 def schemes(table: str) -> tuple[str, ...]:
-    """The split schemes whose column the table stores: ("item",), ("time", "loo") or ("pair",)."""
+    """The split schemes whose column the table stores: ("item",), ("time", "loo") or ("pair", "item")."""
     return tuple(name.removeprefix("split_") for name in TABLES[table].names if name.startswith("split_"))
 
 

@@ -1,6 +1,6 @@
 """How rows are held out. Pure functions of ids, times and a seed: the same input always gives the same split.
 
-A split is an int8 code: 0 train, 1 valid, 2 test, -1 not given. Where the source gave one, it stays.
+A split is an int8 code: 0 train, 1 valid, 2 test, -1 not given, or none. Where the source gave one, it stays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from latefuse.data.schema import SPLITS
 Array = np.ndarray[Any, Any]
 
 NONE, TRAIN, VALID, TEST = -1, 0, 1, 2
-NAMES = np.array(SPLITS, dtype=object)
+NAMES = np.array([*SPLITS, None], dtype=object)
+"""The name of each code; that of NONE stands last."""
 
 
 def uniform(keys: Iterable[str], seed: int | str) -> Array:
@@ -87,6 +88,11 @@ def by_pair(a: Array, b: Array, names: Sequence[str], given: Array, seed: int, v
     np.maximum.at(held, group, given)
     shared = np.where(held >= 0, held, drawn)[group]
     return np.where(given >= 0, given, shared).astype(np.int8)
+
+
+def of_both(a: Array, b: Array, codes: Array) -> Array:
+    """(rows,) the split of the pairs whose two ends are in one split, NONE for those that cross. codes: of each end."""
+    return np.where(codes[a] == codes[b], codes[a], NONE).astype(np.int8)
 
 
 def pair_keys(a: Array, b: Array, n: int) -> Array:

@@ -231,7 +231,7 @@ def _held_to_grammar(
     answers: list[Answer] = []
     for topic in dict.fromkeys(row.topic for row in written):
         part = [row for row in written if row.topic == topic]
-        where = {"modality": plan.tasks[task].modality, "topic": topic}
+        where = {"modality": plan.tasks[task].single, "topic": topic}
         told = dataset.rows("conversations", "train", where=where)[:GRAMMAR_ROWS]
         if told:
             allowed = learned_grammar(splicer.answer_ids(row["turns"][-1]["text"]) for row in told)

@@ -8,18 +8,32 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from latefuse import progress, usage
-from latefuse.evaluation.measure import Measured, Sources, Unit
 
-_mine: Sources | None = None
+Found = TypeVar("Found", covariant=True)
 
 
-def measure_all(sources: Sources, again: Callable[[], Sources], workers: int) -> Measured:
-    """All units of the sources, in their order.
+class Sources(Protocol[Found]):
+    """Units, and what measures one of them; units and findings travel between processes."""
+
+    def units(self) -> list[Any]:
+        """Everything there is to measure, what is long in front."""
+        ...
+
+    def measure(self, unit: Any) -> Found:
+        """One unit."""
+        ...
+
+
+_mine: Sources[Any] | None = None
+
+
+def measure_all(sources: Sources[Found], again: Callable[[], Sources[Found]], workers: int) -> list[Found]:
+    """What was found of all units of the sources, in their order.
 
     again: makes the same sources in a worker, picklable; it is called only where there are several workers.
     """
@@ -27,24 +41,24 @@ def measure_all(sources: Sources, again: Callable[[], Sources], workers: int) ->
     workers = min(workers, len(units))
     with progress.bar(total=len(units), desc="evaluate", unit="source") as bar:
         if workers == 1:
-            return Measured.joined([_told(bar, unit, sources.measure(unit)) for unit in units])
+            return [_told(bar, unit, sources.measure(unit)) for unit in units]
         with _pool(again, workers) as pool:
             waiting = {pool.submit(_measure, unit): number for number, unit in enumerate(units)}
-            parts: dict[int, Measured] = {}
+            parts: dict[int, Found] = {}
             for future in as_completed(waiting):
                 number = waiting[future]
                 parts[number] = _told(bar, units[number], future.result())
-        return Measured.joined([parts[number] for number in range(len(units))])
+        return [parts[number] for number in range(len(units))]
 
 
-def _told(bar: Any, unit: Unit, found: Measured) -> Measured:
+def _told(bar: Any, unit: Any, found: Any) -> Any:
     bar.set_postfix_str(str(unit), refresh=False)
     bar.update()
     return found
 
 
 @contextmanager
-def _pool(again: Callable[[], Sources], workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(again: Callable[[], Sources[Any]], workers: int) -> Iterator[ProcessPoolExecutor]:
     """Workers that share the cores; after an error what has not begun is dropped."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     spawn = multiprocessing.get_context("spawn")  # a forked process may not use the threads of its parent's torch
@@ -56,7 +70,7 @@ def _pool(again: Callable[[], Sources], workers: int) -> Iterator[ProcessPoolExe
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(again: Callable[[], Sources], threads: int) -> None:
+def _begin(again: Callable[[], Sources[Any]], threads: int) -> None:
     global _mine
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -71,6 +85,6 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _measure(unit: Unit) -> Measured:
+def _measure(unit: Any) -> Any:
     assert _mine is not None
     return _mine.measure(unit)

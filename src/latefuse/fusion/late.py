@@ -63,7 +63,7 @@ def shared(
     The naming topic is the one that most items share. Where several tasks have one modality, the one that is trained on
     that topic answers for it, else the first. Raises NotShared.
     """
-    modalities = list(dict.fromkeys(task.modality for task in tasks.values()))
+    modalities = list(dict.fromkeys(task.single for task in tasks.values()))
     if len(modalities) < 2:
         raise NotShared(f"all tasks read {modalities[0]}: late fusion needs several modalities")
     topic, names = _naming_topic(dataset, split, modalities)
@@ -103,7 +103,7 @@ def _naming_topic(dataset: Dataset, split: str, modalities: Sequence[Modality]) 
 
 
 def _task_of(tasks: Mapping[str, Task], modality: Modality, topic: str) -> tuple[str, Task]:
-    own = [(name, task) for name, task in tasks.items() if task.modality == modality]
+    own = [(name, task) for name, task in tasks.items() if task.single == modality]
     return next((pair for pair in own if pair[1].where.get("topic") == topic), own[0])
 
 
@@ -112,11 +112,11 @@ def _by_item(
 ) -> dict[str, Example]:
     """The first example of every item, its answer the bare name; rows whose medium is absent are no examples."""
     asked = task.model_copy(update={"where": {"topic": topic}})
-    if not dataset.rows(task.table, split, where={"modality": task.modality, "topic": topic}):
+    if not dataset.rows(task.table, split, where={"modality": task.single, "topic": topic}):
         return {}
     found: dict[str, Example] = {}
     for row in instruct.examples(dataset, asked, split, backbone):
-        whole = task.modality == "text" or any(ref.path and ref.modality == task.modality for ref in row.media)
+        whole = task.single == "text" or any(ref.path and ref.modality == task.single for ref in row.media)
         if row.item in names and row.item not in found and whole:
             found[row.item] = _naming(row, names[row.item], backbone)
     return found

@@ -32,7 +32,7 @@ def validation_rows(data: Dataset, task: Task, backbone: Backbone, count: int) -
 
     Raises FusionError when the task hands out a row of another split.
     """
-    if not data.rows(task.table, SPLIT, where={"modality": task.modality, **task.where}):
+    if not data.rows(task.table, SPLIT, where={"modality": task.single, **task.where}):
         return []
     rows: list[Example] = get(task.kind).examples(data, task, SPLIT, backbone)
     chosen = [rows[place] for place in evenly(len(rows), count)]

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latefuse.config import Modality
+from latefuse.config import Embed, Modality
 from latefuse.errors import UserError
 
 CARD = "adapter.json"
@@ -29,7 +29,7 @@ class AdapterError(UserError, RuntimeError):
 
 
 class AdapterCard(BaseModel):
-    """What an adapter is, beside PEFT's own files. `modality` may be given as one word."""
+    """What an adapter is, beside PEFT's own files. `modality` may be given as one word; embed: of that kind only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +48,7 @@ class AdapterCard(BaseModel):
     parameters: int = 0
     total_parameters: int = 0
     dense: bool = False
+    embed: Embed | None = None
 
     @field_validator("modality", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ __all__ = [
 def target_modules(backbone: Backbone, adapter: AdapterConfig, modality: str | Iterable[str]) -> list[str]:
     """Full names of the linears that carry LoRA: text touches the language model only, a tower its own modality's."""
     modalities = [modality] if isinstance(modality, str) else list(modality)
+    if "language" in adapter.on:
+        backbone.must_speak()
     unknown = [m for m in modalities if m not in backbone.modalities]
     if unknown or not modalities:
         raise AdapterError(
@@ -202,17 +204,19 @@ def _switch(layers: Sequence[Any], wanted: Sequence[Sequence[str]], trained: boo
         layer.set_adapter(known, inference_mode=not trained)
 
 
-def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """How many parameters are trained, and how many there are without any adapter."""
-    total = sum(p.numel() for n, p in model.named_parameters() if base_name(n) is not None)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), total
+def parameter_counts(backbone: Backbone) -> tuple[int, int]:
+    """How many parameters are trained, the head's among them, and how many there are without adapter and head."""
+    return sum(p.numel() for p in backbone.trained()), _base_size(backbone.model)
 
 
-def module_digest(model: nn.Module) -> str:
-    """SHA-256 over the base's parameters and buffers, adapters left out: equal before, during and after training."""
+def module_digest(model: nn.Module, without: Container[str] = ()) -> str:
+    """SHA-256 over the base's parameters and buffers, adapters left out: equal before, during and after training.
+
+    without: names of parameters that are left out as well, because they learn.
+    """
     whole = hashlib.sha256()
     named = {base_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
-    for name in sorted(n for n in named if n is not None):
+    for name in sorted(n for n in named if n is not None and n not in without):
         whole.update(name.encode())
         whole.update(named[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
@@ -225,9 +229,14 @@ def gradient_norms(backbone: Backbone) -> dict[str, float]:
     for name, parameter in backbone.model.named_parameters():
         if parameter.requires_grad:
             module = re.split(r"\.(?:lora_\w+|modules_to_save)\.", name)[0]
-            part = roles.get(module, "bridge")
+            whole = "language" if name in backbone.whole and not name.startswith(backbone.family.bridge) else "bridge"
+            part = roles.get(module, whole)
             square = 0.0 if parameter.grad is None else float(parameter.grad.float().square().sum())
             squares[part] = squares.get(part, 0.0) + square
+    if backbone.head is not None:
+        squares["head"] = sum(
+            float(p.grad.float().square().sum()) for p in backbone.head.parameters() if p.grad is not None
+        )
     return {part: value**0.5 for part, value in squares.items()}
 
 
@@ -244,12 +253,16 @@ def save(peft_model: PeftModel, folder: str | Path, card: AdapterCard, name: str
             "target_modules": tuple(config.target_modules or ()),
             "modules_to_save": tuple(config.modules_to_save or ()),
             "parameters": sum(tensor.numel() for tensor in state.values()),
-            "total_parameters": parameter_counts(peft_model)[1],
+            "total_parameters": _base_size(peft_model),
         }
     )
     write(Path(folder), state, config, card)
     check_weights(Path(folder), expected_tensors(peft_model.get_base_model(), config), trained=True)
     return card
+
+
+def _base_size(model: nn.Module) -> int:
+    return sum(p.numel() for n, p in model.named_parameters() if base_name(n) is not None)
 
 
 def _explicit(peft_model: PeftModel, name: str) -> LoraConfig:

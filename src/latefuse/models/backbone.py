@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,41 +16,19 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from latefuse.models.families import Family
 from latefuse.models.folder import BackboneError, digest, read_seal, verify
+from latefuse.models.media_batch import MediaBatch
 from latefuse.models.tensors import family_of, read_model, read_processor
 
 __all__ = ["Backbone", "BackboneError", "MediaBatch", "digest", "load"]
 
 
-@dataclass
-class MediaBatch:
-    """The media of a batch, in the order of their placeholders.
-
-    image, video: `pixels` as `Backbone.pixels` makes them, or `features` as `Backbone.encode_media` does
-    (n_media, tokens, dim). extra: further inputs of a family's own forward.
-    """
-
-    image: Tensor | None = None
-    video: Tensor | None = None
-    kind: Literal["pixels", "features"] = "pixels"
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def items(self) -> Iterator[tuple[str, Tensor]]:
-        """The modalities that are there."""
-        for modality, value in (("image", self.image), ("video", self.video)):
-            if value is not None and len(value):
-                yield modality, value
-
-    def to(self, device: torch.device | str) -> MediaBatch:
-        """The same batch on another device."""
-        moved = {modality: value.to(device) for modality, value in self.items()}
-        return MediaBatch(moved.get("image"), moved.get("video"), self.kind, self.extra)
-
-
 class Backbone:
-    """A frozen vision-language model (or language model) from a sealed folder.
+    """A frozen vision-language model, language model, or pair of encoders (light) from a sealed folder.
 
     model: the Hugging Face model, LoRA layers inside it once adapters are attached (`peft` then wraps it).
-    tuned: the layers that hold adapters, once `adapters` has looked for them. digest: what adapters are bound to.
+    tuned: the layers that hold adapters, once `adapters` has looked for them. head: what a task puts behind it.
+    whole: names of the base's own weights that learn, with their old values once new ones are loaded. digest: what
+    adapters are bound to.
     frames: frames of a clip. frame_marks: token ids that stand before each frame.
     """
 
@@ -80,6 +57,8 @@ class Backbone:
             raise BackboneError(f"{path}: marks for {len(self.frame_marks)} frames only, but frames={frames}")
         self.peft: Any = None
         self.tuned: Any = None
+        self.head: Any = None
+        self.whole: dict[str, Tensor | None] = {}
         self._parts = self._find_parts()
 
     @property
@@ -94,6 +73,11 @@ class Backbone:
     @property
     def modalities(self) -> tuple[str, ...]:
         return self.family.modalities
+
+    def trained(self) -> list[nn.Parameter]:
+        """Everything that learns: the adapter and the head."""
+        parts = (self.model, self.head) if self.head is not None else (self.model,)
+        return [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
 
     def parts(self) -> dict[str, list[str]]:
         """Part ("tower.image", "tower.video", "bridge", "language") -> full names of the linears that count in it."""
@@ -115,15 +99,31 @@ class Backbone:
             f"tower.{modality}": [name for name in under((prefix,)) if in_use(name) and name not in bridge]
             for modality, prefix in family.tower.items()
         }
-        return {**parts, "bridge": bridge, "language": [n for n in under(family.language) if ".layers." in n]}
+        return {**parts, "bridge": bridge, "language": [n for n in under(family.language) if re.search(r"\.\d+\.", n)]}
+
+    @property
+    def width(self) -> int:
+        """d, the width of the language model's states."""
+        self.must_speak()
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def must_speak(self) -> None:
+        """Raise BackboneError unless there is a language model."""
+        if not self.family.language:
+            raise BackboneError(
+                f"backbone {self.name!r} ({self.family.model_class}) has no language model: it reads no prompt, writes "
+                "nothing and carries no LoRA; take a whole or a glued backbone for that"
+            )
 
     def token_id(self, modality: str) -> int:
         """The id of the placeholder token of a modality."""
+        self.must_speak()
         self._must_read(modality)
         return int(getattr(self.model.config, self.family.token[modality]))
 
     def placeholder_ids(self, modality: str) -> list[int]:
         """The token ids that one medium takes in `input_ids`."""
+        self.must_speak()
         self._must_read(modality)
         return self.family.expand(self, modality)
 
@@ -155,16 +155,45 @@ class Backbone:
 
     @torch.no_grad()
     def encode_media(self, pixels: Tensor, modality: str) -> Tensor:
-        """What the frozen tower makes of the pixels, before the bridge: (n_media, tokens, dim), no gradient."""
+        """What the frozen tower makes of the pixels, before the bridge: (n_media, tokens, dv), no gradient.
+
+        Of a family that is not cacheable it serves `pooled` only: the language model takes pixels.
+        """
         return self._encode(pixels, modality)
 
     def _encode(self, pixels: Tensor, modality: str) -> Tensor:
         self._must_read(modality)
-        if not self.family.cacheable:
-            raise BackboneError(
-                f"backbone {self.name!r} ({self.family.model_class}) has no features to store: feed pixels"
-            )
-        return self.family.encode(self.inner, pixels.to(self.device, self.model.dtype), modality)
+        return self.family.encode(self, pixels.to(self.device, self.model.dtype), modality)
+
+    def pooled(self, features: Tensor, modality: str) -> Tensor:
+        """The tower's one vector a medium, (n, dv), of what `encode_media` makes (n, tokens, dv).
+
+        CLS, or what stands first in its place, averaged over the frames of a clip; the mean of all tokens where the
+        features hold neither.
+        """
+        self._must_read(modality)
+        if not self.family.first_sums_up(self.inner, modality):
+            return features.mean(1)
+        frames = self.frames if modality == "video" else 1
+        return features.reshape(len(features), frames, -1, features.shape[-1])[:, :, 0].mean(1)
+
+    def pooled_width(self, modality: str) -> int:
+        """dv of `pooled`."""
+        self._must_read(modality)
+        return self.family.seen_width(self.model.config)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentence vectors (n, dt) of unit length, no gradient; light backbones only.
+
+        Of a text longer than `config.text_tokens` only the beginning is read: `too_long` counts those.
+        """
+        return self.family.sentences(self, texts)
+
+    @property
+    def text_width(self) -> int:
+        """dt of `encode_text`."""
+        return int(self.model.config.get_text_config().hidden_size)
 
     def embed_media(self, media: MediaBatch | None) -> Iterator[tuple[str, Tensor]]:
         """Each modality of the batch as embeddings (n_media, tokens, d), made by the bridge with its gradient."""
@@ -193,6 +222,7 @@ class Backbone:
         position_ids: (B, L), counted over the mask unless given. With `past_key_values` (a transformers Cache, filled
         in place) attention_mask also covers the cached tokens; media go in with the first call only.
         """
+        self.must_speak()
         inputs = self._feed(input_ids, media)
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
@@ -213,6 +243,7 @@ class Backbone:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The language-model head on any (..., d): (..., vocabulary)."""
+        self.must_speak()
         return self.model.get_output_embeddings()(hidden)
 
     @torch.no_grad()
@@ -220,6 +251,7 @@ class Backbone:
         self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None = None, **options: Any
     ) -> Tensor:
         """New token ids only, (B, <= max_new_tokens). Greedy unless told otherwise; prompts are padded on the left."""
+        self.must_speak()
         if not bool(attention_mask[:, -1].all()):
             raise ValueError("generate: pad prompts on the left; here a row ends with padding")
         inputs = self._feed(input_ids, media)

@@ -6,13 +6,13 @@ in the project asks which model it has. A new family is one more row, and one ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from latefuse.models import wiring, wiring_qwen
+from latefuse.models import light, wiring, wiring_composed, wiring_qwen
 
 if TYPE_CHECKING:
     from latefuse.models.backbone import Backbone, MediaBatch
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 class Family:
     """One row of the table; `inner` is the model without its head.
 
-    tower, bridge, language: prefixes of module names. token: modality -> config attribute with the placeholder's id.
-    pixels: the deterministic transform of pictures or frames. encode: pixels -> what the frozen tower makes of them;
-    bridge_forward: that -> embeddings (n, tokens, d) of the language model. expand: the ids that one medium takes in
-    `input_ids`. feed: what the inner model is called with; positions: its position ids. used_layers: how many tower
-    layers the features depend on (None: all). cacheable: features of the frozen tower can be stored and fed later,
-    with the bridge still training.
+    kind: `whole` for a model as somebody trained it, `glued` and `light` for those composed of parts. module: where
+    its class lives. tower, bridge, language: prefixes of module names. token: modality -> config attribute with the
+    placeholder's id. pixels: the deterministic transform of pictures or frames. encode: pixels -> what the frozen tower
+    makes of them; first_sums_up: whether each frame's first token there stands for all of it, as CLS does; seen_width:
+    their width. bridge_forward: features -> embeddings (n, tokens, d) of the language model. expand: the ids that one
+    medium takes in `input_ids`. feed: what the inner model is called with; positions: its position ids. sentences:
+    texts -> vectors, where there is a sentence encoder. used_layers: how many tower layers the features depend on
+    (None: all). cacheable: features of the frozen tower can be stored and fed later, with the bridge still training.
     """
 
     model_class: str
     language: tuple[str, ...]
+    kind: Literal["whole", "glued", "light"] = "whole"
+    module: str = "transformers"
     feed: Callable[[Backbone, Tensor, MediaBatch | None], dict[str, Any]] = wiring.splice
     positions: Callable[[Any, dict[str, Any], Tensor, Tensor, Any], Tensor] = wiring.plain_positions
     tower: Mapping[str, str] = field(default_factory=dict)
@@ -40,9 +44,12 @@ class Family:
     image_processor: str = ""
     processor_options: Callable[[Any, int | None], dict[str, Any]] = wiring.no_options
     pixels: Callable[[Backbone, Any, str], Tensor] = wiring.standard_pixels
-    encode: Callable[[Any, Tensor, str], Tensor] = wiring.no_media
+    encode: Callable[[Backbone, Tensor, str], Tensor] = wiring.no_media
+    first_sums_up: Callable[[Any, str], bool] = wiring.nothing_sums_up
+    seen_width: Callable[[Any], int] = wiring.vision_width
     bridge_forward: Callable[[Any, Tensor, str], Tensor] = wiring.no_media
     expand: Callable[[Backbone, str], list[int]] = wiring.no_media
+    sentences: Callable[[Backbone, Sequence[str]], Tensor] = wiring.no_sentences
     used_layers: Callable[[Any], int | None] = wiring.all_layers
     cacheable: bool = True
 
@@ -59,9 +66,17 @@ QWEN_VL: dict[str, Any] = {
     "image_processor": "Qwen2VLImageProcessorPil",
     "processor_options": wiring_qwen.options,
     "pixels": wiring_qwen.pixels,
+    "encode": wiring_qwen.encode,
     "feed": wiring_qwen.feed,
     "positions": wiring_qwen.positions,
     "cacheable": False,
+}
+
+COMPOSED: dict[str, Any] = {
+    "tower": {"image": "model.vision_tower", "video": "model.vision_tower"},
+    "image_processor": "AutoImageProcessor",
+    "first_sums_up": wiring_composed.first_sums_up,
+    "seen_width": wiring_composed.width,
 }
 
 FAMILIES: dict[str, Family] = {
@@ -74,6 +89,8 @@ FAMILIES: dict[str, Family] = {
         image_processor="CLIPImageProcessorPil",
         processor_options=wiring.clip_options,
         encode=wiring.video_llava_encode,
+        first_sums_up=wiring.video_llava_cls,
+        seen_width=wiring.chosen_width,
         bridge_forward=wiring.project,
         expand=wiring.video_llava_expand,
         used_layers=wiring.chosen_layers,
@@ -87,6 +104,8 @@ FAMILIES: dict[str, Family] = {
         image_processor="CLIPImageProcessorPil",
         processor_options=wiring.clip_options,
         encode=wiring.llava_encode,
+        first_sums_up=wiring.llava_cls,
+        seen_width=wiring.chosen_width,
         bridge_forward=wiring.project,
         expand=wiring.llava_expand,
         used_layers=wiring.chosen_layers,
@@ -100,6 +119,8 @@ FAMILIES: dict[str, Family] = {
         image_processor="SiglipImageProcessorPil",
         processor_options=wiring.square_options,
         encode=wiring.llava_encode,
+        first_sums_up=wiring.llava_cls,
+        seen_width=wiring.chosen_width,
         bridge_forward=wiring.onevision_bridge,
         expand=wiring.onevision_expand,
         used_layers=wiring.chosen_layers,
@@ -133,4 +154,25 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(model_class="Qwen2ForCausalLM", language=("model",)),
     "qwen3": Family(model_class="Qwen3ForCausalLM", language=("model",)),
     "mistral": Family(model_class="MistralForCausalLM", language=("model",)),
+    "latefuse_glued": Family(
+        model_class="GluedForConditionalGeneration",
+        bridge=("model.bridge",),
+        language=("model.language_model",),
+        token={"image": "image_token_id", "video": "video_token_id"},
+        encode=wiring_composed.encode,
+        bridge_forward=wiring_composed.bridge,
+        expand=wiring_composed.expand,
+        kind="glued",
+        module="latefuse.models.glued",
+        **COMPOSED,
+    ),
+    "latefuse_light": Family(
+        model_class="LightModel",
+        language=(),
+        encode=wiring_composed.encode_whole,
+        sentences=light.encode_sentences,
+        kind="light",
+        module="latefuse.models.light",
+        **COMPOSED,
+    ),
 }

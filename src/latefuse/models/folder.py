@@ -10,7 +10,7 @@ from typing import Any
 from latefuse.errors import UserError
 
 SEAL = "backbone.json"
-ALLOWED = (
+FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
@@ -29,6 +29,10 @@ ALLOWED = (
     "chat_template.json",
     "chat_template.jinja",
 )
+SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
+"""What sentence-transformers keeps beside a sentence encoder: read when it becomes part of a backbone."""
+ALLOWED = (*FILES, *SENTENCE_FILES)
+"""What is fetched from a hub."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".msgpack", ".h5", ".joblib")
 
 
@@ -38,7 +42,7 @@ class BackboneError(UserError, RuntimeError):
 
 def allowed(folder: Path) -> list[Path]:
     """The files of a backbone, sorted by name."""
-    return sorted({path for pattern in ALLOWED for path in folder.glob(pattern) if path.is_file()})
+    return sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
 
 
 def file_digest(path: Path) -> str:
@@ -56,8 +60,11 @@ def _combined(files: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}\0{files[name]}\n" for name in sorted(files)).encode()).hexdigest()
 
 
-def check(folder: Path) -> None:
-    """Raise BackboneError unless the folder has configuration, safetensors and tokenizer, and no code of its own."""
+def check(folder: Path, tokenizer: bool = True) -> None:
+    """Raise BackboneError unless the folder has configuration, safetensors and tokenizer, and no code of its own.
+
+    tokenizer: False for a vision tower, which needs none.
+    """
     if not (folder / "config.json").is_file():
         raise BackboneError(f"{folder}: no config.json; a backbone is a Hugging Face model folder")
     if not list(folder.glob("*.safetensors")):
@@ -66,7 +73,8 @@ def check(folder: Path) -> None:
         raise BackboneError(
             f"{folder}: no *.safetensors{why}; load it where you trust it and save it again with model.save_pretrained"
         )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if tokenizer and not any((folder / name).is_file() for name in names):
         raise BackboneError(f"{folder}: no tokenizer; save it there with tokenizer.save_pretrained")
     for file in sorted(folder.glob("*.json")):
         no_remote_code(file)
@@ -93,11 +101,13 @@ def seal(
     revision: str | None = None,
     side: int | None = None,
     frame_marks: list[str] | None = None,
+    parts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Check the folder, write its `backbone.json` and return it.
 
     name, revision: where it comes from. side: pixels of a picture's side, for families without a fixed size.
     frame_marks: text that stands before each frame of a clip, one entry a frame; must be in the tokeniser.
+    parts: where the parts of a composed backbone come from.
     """
     check(folder)
     files = {file.name: file_digest(file) for file in allowed(folder)}
@@ -110,6 +120,7 @@ def seal(
         "frames": frames,
         "side": side,
         "frame_marks": frame_marks,
+        **({"parts": parts} if parts else {}),
         "digest": _combined(files),
         "files": files,
     }

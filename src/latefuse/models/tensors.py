@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import transformers
 
 from latefuse.models.families import FAMILIES, Family
 from latefuse.models.folder import BackboneError
+from latefuse.models.towers import read_transform
 from latefuse.progress import no_library_bars
 
 FROM_FOLDER: dict[str, Any] = {
@@ -33,36 +35,44 @@ def family_of(folder: Path) -> Family:
     return FAMILIES[kind]
 
 
+def model_class(family: Family) -> Any:
+    """The class of a family's models; importing it makes its configuration known to the library."""
+    return getattr(importlib.import_module(family.module), family.model_class)
+
+
 def read_model(folder: Path, family: Family, dtype: str) -> Any:
-    """The model, frozen, in evaluation mode. Raises BackboneError unless every tensor landed."""
+    """The model, frozen, in evaluation mode; dtype "auto" is the checkpoint's own.
+
+    Raises BackboneError unless every tensor landed.
+    """
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
     with no_library_bars():
-        model, info = getattr(transformers, family.model_class).from_pretrained(
-            folder, dtype=getattr(torch, dtype), **FROM_FOLDER
-        )
-    _must_be_complete(folder, info)
+        model, info = model_class(family).from_pretrained(folder, dtype=kind, **FROM_FOLDER)
+    must_be_complete(folder, info)
     return model.eval().requires_grad_(False)
 
 
 def check_tensors(folder: Path) -> None:
     """Raise BackboneError unless the weights fit the architecture tensor by tensor; reads names and shapes only."""
     with no_library_bars():
-        _, info = getattr(transformers, family_of(folder).model_class).from_pretrained(
-            folder, device_map="meta", **FROM_FOLDER
-        )
-    _must_be_complete(folder, info)
+        _, info = model_class(family_of(folder)).from_pretrained(folder, device_map="meta", **FROM_FOLDER)
+    must_be_complete(folder, info)
 
 
 def read_processor(folder: Path, family: Family, config: Any, side: int | None) -> Any:
     """The PIL image processor with the folder's own settings, or with the tower's size where it has none."""
     if not family.image_processor:
         return None
+    if family.kind != "whole":
+        return read_transform(folder)
     processor_class = getattr(transformers, family.image_processor)
     if any((folder / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
         return processor_class.from_pretrained(folder, local_files_only=True)
     return processor_class(**family.processor_options(config, side))
 
 
-def _must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
+def must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise BackboneError unless what `from_pretrained` tells of its loading says that all is there, and no more."""
     wrong = {
         "missing": sorted(info["missing_keys"]),
         "left over": sorted(key for key in info["unexpected_keys"] if not HARMLESS_EXTRA.search(key)),

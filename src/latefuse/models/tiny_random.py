@@ -11,8 +11,13 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from latefuse.models.families import FAMILIES
+from latefuse.models.families import FAMILIES, Family
 from latefuse.models.folder import seal
+from latefuse.models.glued import GluedConfig
+from latefuse.models.light import LightConfig
+from latefuse.models.tensors import model_class
+from latefuse.models.towers import default_transform
+from latefuse.prompts.template import template_for
 
 FRAMES = 4
 SPECIAL = (
@@ -35,20 +40,33 @@ ENDS = {"pad_token_id": IDS["<pad>"], "bos_token_id": IDS["<s>"], "eos_token_id"
 
 
 def random_backbone(out: Path, family: str = "video_llava", seed: int = 0) -> Path:
-    """Write a sealed backbone folder of `family` with random weights drawn from `seed`; returns the folder."""
-    row, tokenizer = FAMILIES[family], byte_tokenizer()
-    config = CONFIGS[family](len(tokenizer))
+    """Write a sealed backbone folder of `family` with random weights drawn from `seed`; returns the folder.
+
+    family: a key of CONFIGS or of COMPOSED.
+    """
+    tokenizer = byte_tokenizer()
+    config = {**CONFIGS, **COMPOSED}[family](len(tokenizer))
+    row = FAMILIES[config.model_type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = getattr(transformers, row.model_class)(config)
+        model = model_class(row)(config)
     out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    if row.image_processor:
+    if row.kind == "glued":
+        tokenizer.init_kwargs["prompt_template"] = template_for(config.text_config.model_type).name
+    if row.kind != "whole":
+        default_transform(config.vision_config).save_pretrained(out)
+    elif row.image_processor:
         options = row.processor_options(config, SIDES.get(family))
         getattr(transformers, row.image_processor)(**options).save_pretrained(out)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
     seal(out, name=f"random/{family}", frames=FRAMES, side=SIDES.get(family))
     return out
+
+
+def row_of(family: str) -> Family:
+    """The row of FAMILIES that a key of CONFIGS or COMPOSED belongs to."""
+    return FAMILIES[{**CONFIGS, **COMPOSED}[family](len(byte_tokenizer())).model_type]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -186,6 +204,62 @@ def _llama(vocabulary: int) -> Any:
     return transformers.LlamaConfig(**_language("llama", vocabulary))
 
 
+def _clip() -> Any:
+    """5 tokens of width 24."""
+    return transformers.CLIPVisionConfig(**_vision("clip_vision_model"))
+
+
+def _mobilenet() -> Any:
+    """A convolutional tower: a map of 2 x 2, width 128; no CLS."""
+    return transformers.MobileNetV2Config(
+        image_size=64, depth_multiplier=0.1, finegrained_output=False, initializer_range=0.3
+    )
+
+
+def _glued(vision: Any, width: int, text: Any, bridge: dict[str, Any]) -> Any:
+    return GluedConfig(
+        vision_config=vision,
+        text_config=text,
+        bridge=bridge,
+        vision_tokens=5,
+        vision_width=width,
+        image_token_id=IDS["<image>"],
+        video_token_id=IDS["<video>"],
+        tie_word_embeddings=text.tie_word_embeddings,
+        initializer_range=0.06,
+    )
+
+
+QFORMER = {"kind": "qformer", "tokens": 3, "layers": 2, "hidden": 24, "heads": 2}
+
+
+def _glued_mlp(vocabulary: int) -> Any:
+    return _glued(_clip(), 24, _llama(vocabulary), {"kind": "mlp"})
+
+
+def _glued_qformer(vocabulary: int) -> Any:
+    return _glued(_clip(), 24, _llama(vocabulary), QFORMER)
+
+
+def _glued_conv(vocabulary: int) -> Any:
+    text = transformers.Qwen2Config(**_language("qwen2", vocabulary, tie_word_embeddings=True))
+    return _glued(_mobilenet(), 128, text, QFORMER)
+
+
+def _light(vision: Any, width: int, vocabulary: int) -> Any:
+    text = {**_language("bert", vocabulary), "max_position_embeddings": 64}
+    text = transformers.BertConfig(**{key: text[key] for key in text if not key.endswith(("_type", "key_value_heads"))})
+    return LightConfig(vision_config=vision, text_config=text, vision_width=width, text_tokens=32)
+
+
+def _light_conv(vocabulary: int) -> Any:
+    return _light(_mobilenet(), 128, vocabulary)
+
+
+def _light_clip(vocabulary: int) -> Any:
+    return _light(_clip(), 24, vocabulary)
+
+
 CONFIGS: dict[str, Callable[[int], Any]] = {
     "video_llava": _video_llava,
     "llava": _llava,
@@ -194,5 +268,12 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "llama": _llama,
+}
+COMPOSED: dict[str, Callable[[int], Any]] = {
+    "glued_mlp": _glued_mlp,
+    "glued_qformer": _glued_qformer,
+    "glued_conv": _glued_conv,
+    "light_conv": _light_conv,
+    "light_clip": _light_clip,
 }
 SIDES = {"qwen2_5_vl": 64, "qwen3_vl": 64}

@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from latefuse.models.folder import BackboneError
+from latefuse.models.towers import has_cls
+
 if TYPE_CHECKING:
     from latefuse.models.backbone import Backbone, MediaBatch
 
@@ -56,6 +59,11 @@ def no_media(*_: Any) -> Any:
     raise ValueError("this backbone reads text only")
 
 
+def no_sentences(backbone: Backbone, texts: Any) -> Any:
+    """For backbones without a sentence encoder."""
+    raise BackboneError(f"backbone {backbone.name!r} has no sentence encoder: only light backbones do")
+
+
 def no_options(config: Any, side: int | None) -> dict[str, Any]:
     """For language models."""
     return {}
@@ -70,6 +78,21 @@ def chosen_layers(config: Any) -> int:
     """hidden_states[k] is what k layers make, so with -2 the last tower layer never gets a gradient."""
     layers = int(config.vision_config.num_hidden_layers)
     return max(layer if layer >= 0 else layers + 1 + layer for layer in _chosen(config))
+
+
+def chosen_width(config: Any) -> int:
+    """The chosen layers' states stand side by side."""
+    return int(config.vision_config.hidden_size) * len(_chosen(config))
+
+
+def vision_width(config: Any) -> int:
+    """The tower's own width."""
+    return int(config.vision_config.hidden_size)
+
+
+def nothing_sums_up(inner: Any, modality: str) -> bool:
+    """No token stands for the whole picture."""
+    return False
 
 
 def _chosen(config: Any) -> list[int]:
@@ -122,8 +145,9 @@ def project(inner: Any, features: Tensor, modality: str) -> Tensor:
     return inner.multi_modal_projector(features)
 
 
-def video_llava_encode(inner: Any, pixels: Tensor, modality: str) -> Tensor:
+def video_llava_encode(backbone: Backbone, pixels: Tensor, modality: str) -> Tensor:
     """Video-LLaVA (arXiv 2311.10122): a tower per modality; pictures may drop CLS, clips always keep it."""
+    inner = backbone.inner
     tower = inner.image_tower if modality == "image" else inner.video_tower
     drop = modality == "image" and inner.config.vision_feature_select_strategy == "default"
     return _select(tower, pixels, inner.config, drop)
@@ -135,12 +159,29 @@ def video_llava_expand(backbone: Backbone, modality: str) -> list[int]:
     patches = grid(config) ** 2
     if modality == "image":
         return [token] * (patches + (config.vision_feature_select_strategy == "full"))
+    return marked_frames(backbone, [token] * (patches + 1))
+
+
+def video_llava_cls(inner: Any, modality: str) -> bool:
+    """Clips always keep CLS, pictures under the strategy "full"."""
+    tower = inner.image_tower if modality == "image" else inner.video_tower
+    return has_cls(tower) and (modality == "video" or inner.config.vision_feature_select_strategy == "full")
+
+
+def llava_cls(inner: Any, modality: str) -> bool:
+    """Where the tower has CLS and the strategy keeps it."""
+    return has_cls(inner.vision_tower) and inner.config.vision_feature_select_strategy == "full"
+
+
+def marked_frames(backbone: Backbone, tokens: list[int]) -> list[int]:
+    """The tokens of every frame of a clip, each behind its frame's mark if the backbone has any."""
     marks = backbone.frame_marks or [[]] * backbone.frames
-    return [i for mark in marks[: backbone.frames] for i in (*mark, *[token] * (patches + 1))]
+    return [i for mark in marks[: backbone.frames] for i in (*mark, *tokens)]
 
 
-def llava_encode(inner: Any, pixels: Tensor, modality: str) -> Tensor:
+def llava_encode(backbone: Backbone, pixels: Tensor, modality: str) -> Tensor:
     """LLaVA (arXiv 2310.03744) and LLaVA-OneVision: one tower, CLS dropped under the strategy "default"."""
+    inner = backbone.inner
     return _select(inner.vision_tower, pixels, inner.config, inner.config.vision_feature_select_strategy == "default")
 
 
@@ -183,8 +224,9 @@ def smolvlm_pixels(backbone: Backbone, images: list[Image.Image], modality: str)
     return as_clips(values[0], backbone, modality)
 
 
-def smolvlm_encode(inner: Any, pixels: Tensor, modality: str) -> Tensor:
+def smolvlm_encode(backbone: Backbone, pixels: Tensor, modality: str) -> Tensor:
     """SmolVLM (arXiv 2504.05299): every patch of every frame, none masked."""
+    inner = backbone.inner
     flat, n, frames = flat_frames(pixels)
     mask = torch.ones(len(flat), grid(inner.config), grid(inner.config), dtype=torch.bool, device=flat.device)
     states = inner.vision_model(pixel_values=flat, patch_attention_mask=mask).last_hidden_state

@@ -60,6 +60,16 @@ def pixels(backbone: Backbone, images: list[Image.Image], modality: str) -> Tens
     return mixed.reshape(len(clips), steps * mixed.shape[2], -1)
 
 
+def encode(backbone: Backbone, pixels: Tensor, modality: str) -> Tensor:
+    """(n, 1, dv): the mean of the last block's patches, before the merger, which may learn.
+
+    It sums a medium up and nothing more: the language model is always fed with pixels.
+    """
+    grids = torch.tensor([grid(backbone, modality)] * len(pixels), device=pixels.device)
+    states = backbone.inner.visual(pixels.flatten(0, 1), grid_thw=grids).last_hidden_state
+    return states.reshape(len(pixels), -1, states.shape[-1]).mean(1, keepdim=True)
+
+
 def expand(backbone: Backbone, modality: str) -> list[int]:
     """Qwen2.5-VL (arXiv 2502.13923): merged patches between the marks of vision."""
     config = backbone.model.config

@@ -1,14 +1,19 @@
 """Prompts: a template is data, one renderer turns a conversation into typed segments, one splice into token ids.
 
-Words that stand in a row can never become a control token or open a media slot: see `render.py` and `splice.py`.
+`items` does the same for an item of a catalogue. Words that stand in a row or an item can never become a control token
+or open a media slot: see `render.py` and `splice.py`.
 """
 
+from latefuse.prompts.items import Item, ItemPrompt, ItemSplicer
 from latefuse.prompts.render import MediaRef, PromptError, Segment, escape, render
 from latefuse.prompts.splice import Encoded, Splicer
 from latefuse.prompts.template import Template, load, template_for
 
 __all__ = [
     "Encoded",
+    "Item",
+    "ItemPrompt",
+    "ItemSplicer",
     "MediaRef",
     "PromptError",
     "Segment",

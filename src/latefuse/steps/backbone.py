@@ -1,4 +1,5 @@
-"""The backbone, once for all steps that follow: the demo base is built, a folder is checked, a hub name is fetched."""
+"""The backbone, once for all steps that follow: the demo base is built, a folder is checked, a hub name is fetched,
+or a tower and a language model (or sentence encoder) are put together."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from latefuse.cluster.sources import module_digest
 from latefuse.config import BackboneConfig
 from latefuse.models import folder as folders
 from latefuse.models.folder import BackboneError
-from latefuse.models.hub import NAME, fetch
+from latefuse.models.hub import fetch
+from latefuse.models.named import is_folder, located
 from latefuse.models.tensors import check_tensors, family_of
-from latefuse.sections import S, Section
+from latefuse.sections import S, Section, checked
+from latefuse.steps import backbone_parts as composed
+from latefuse.steps.backbone_parts import DEMO
 from latefuse.tracking import Tracker
-
-DEMO = "demo"
 
 
 class NamedOptions(Section):
@@ -50,10 +53,10 @@ def run(config: BackboneConfig, out: Path, tracker: Tracker, cache: Path | None 
     kept = cache / "backbones" / key if cache and key else None
     hit = kept is not None and _intact(kept)
     if kept is None:
-        content = _make(config, out, tracker)
+        content = _make(config, out, tracker, cache)
     else:
         if not hit:
-            _make_aside(config, kept, tracker)
+            _make_aside(config, kept, tracker, cache)
         content = folders.read_seal(kept)
         _hand_over(kept, out)
     return _report(config, content, hit, out, tracker, time.perf_counter() - began)
@@ -61,23 +64,46 @@ def run(config: BackboneConfig, out: Path, tracker: Tracker, cache: Path | None 
 
 def _key(config: BackboneConfig) -> str | None:
     """What a kept backbone depends on; None where it is looked at each time: a folder, a name without revision."""
+    if config.name in composed.KINDS:
+        return composed.key(config, str(_key(_demo_of(config))))
     parts: dict[str, Any] = {"options": config.options, "frames": config.frames, "name": config.name}
     if config.name == DEMO:
         parts["code"] = module_digest("latefuse.models.tiny")
-    elif config.revision is None or _is_folder(config.name):
+    elif config.revision is None or is_folder(config.name):
         return None
     parts["revision"] = config.revision
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_folder(name: str) -> bool:
-    return Path(name).expanduser().is_dir() or not NAME.match(name)
+def _demo_of(config: BackboneConfig) -> BackboneConfig:
+    """The demo base that a composed backbone takes a part of: the one that a recipe with these options would build."""
+    return BackboneConfig(name=DEMO, frames=config.frames, options=composed.options_of(config).demo)
 
 
-def _make(config: BackboneConfig, target: Path, tracker: Tracker) -> dict[str, Any]:
-    """Build, link or fetch into `target`, seal it, check its tensors; returns the seal."""
-    content = _build_demo(config, target, tracker) if config.name == DEMO else _take(config, target)
+def _make(config: BackboneConfig, target: Path, tracker: Tracker, cache: Path | None) -> dict[str, Any]:
+    """Build, link, fetch or compose into `target`, seal it, check its tensors; returns the seal."""
+    if config.name == DEMO:
+        content = _build_demo(config, target, tracker)
+    elif config.name in composed.KINDS:
+        content = _compose(config, target, tracker, cache)
+    else:
+        content = _take(config, target)
     check_tensors(target)
+    return content
+
+
+def _compose(config: BackboneConfig, target: Path, tracker: Tracker, cache: Path | None) -> dict[str, Any]:
+    demo = _demo_of(config)
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def demo_folder() -> Path:
+            kept = (cache or Path(scratch)) / "backbones" / str(_key(demo))
+            if not _intact(kept):
+                _make_aside(demo, kept, tracker, cache)
+            return kept
+
+        content = composed.make(config, target, demo_folder)
+    _must_be_pinned(content, composed.options_of(config).expect, content["name"])
     return content
 
 
@@ -85,9 +111,11 @@ def _build_demo(config: BackboneConfig, target: Path, tracker: Tracker) -> dict[
     from latefuse.models import tiny
     from latefuse.models.tiny_tokenizer import FRAME_TOKENS
 
-    options = {**config.options, "frames": config.frames}
+    options = checked(tiny.TinyOptions, {**config.options, "frames": config.frames}, "options of the demo base")
     tiny.build(
-        options, target, lambda values, step: tracker.metrics({f"train/{k}": v for k, v in values.items()}, step)
+        options.model_dump(),
+        target,
+        lambda values, step: tracker.metrics({f"train/{k}": v for k, v in values.items()}, step),
     )
     return folders.seal(target, name=DEMO, frames=config.frames, frame_marks=list(FRAME_TOKENS[: config.frames]))
 
@@ -96,8 +124,8 @@ def _take(config: BackboneConfig, target: Path) -> dict[str, Any]:
     """A local folder or a hub repository, its files linked into `target`."""
     options = _checked(NamedOptions, config.options)
     commit: str | None = config.revision
-    if _is_folder(config.name):
-        source = _local(config.name)
+    if is_folder(config.name):
+        source = located(config.name, "backbone")
     else:
         source, commit = fetch(config.name, config.revision)
     folders.check(source)
@@ -115,12 +143,16 @@ def _take(config: BackboneConfig, target: Path) -> dict[str, Any]:
         side=options.side or known.get("side"),
         frame_marks=list(marks) if marks else None,
     )
-    if options.expect and options.expect != content["digest"]:
+    _must_be_pinned(content, options.expect, source)
+    return content
+
+
+def _must_be_pinned(content: dict[str, Any], expected: str | None, source: Path | str) -> None:
+    if expected and expected != content["digest"]:
         raise BackboneError(
-            f"{source}: digest {content['digest']}, but backbone.options.expect says {options.expect}: it is not the "
+            f"{source}: digest {content['digest']}, but backbone.options.expect says {expected}: it is not the "
             "backbone that was pinned"
         )
-    return content
 
 
 def _checked(schema: type[S], raw: dict[str, Any]) -> S:
@@ -132,23 +164,13 @@ def _checked(schema: type[S], raw: dict[str, Any]) -> S:
         raise BackboneError(f"{'; '.join(wrong)}; known: {', '.join(sorted(schema.model_fields))}") from None
 
 
-def _local(name: str) -> Path:
-    source = Path(name).expanduser()
-    if not source.is_dir():
-        raise BackboneError(
-            f"backbone {name!r}: no such folder, and not a hub name such as LanguageBind/Video-LLaVA-7B-hf; "
-            "'demo' builds the demo base"
-        )
-    return source.resolve()
-
-
-def _make_aside(config: BackboneConfig, kept: Path, tracker: Tracker) -> None:
+def _make_aside(config: BackboneConfig, kept: Path, tracker: Tracker, cache: Path | None) -> None:
     """Make it beside its place in the cache and move it there whole: a killed build leaves nothing half."""
     aside = kept.parent / f".{kept.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        _make(config, aside, tracker)
+        _make(config, aside, tracker, cache)
         shutil.rmtree(kept, ignore_errors=True)
         aside.rename(kept)
     finally:
@@ -195,7 +217,7 @@ def _report(
         "frames": content["frames"],
         "digest": content["digest"],
         "from_cache": hit,
-        "inputs": {"name": config.name, "revision": config.revision},
+        "inputs": {"name": config.name, "revision": config.revision, **content.get("parts", {})},
         "wall_s": round(wall, 3),
         **usage.peaks(),
         "run_id": tracker.run_id,
@@ -208,6 +230,16 @@ def _report(
     print(
         f"backbone: {content['name']} ({content['family']}) {how}; {content['digest'][:12]} in {wall:.1f} s", flush=True
     )
-    if config.name != DEMO and content["revision"] and config.revision is None:
-        print(f"backbone: note: to repeat this run set backbone.revision={content['revision']}", flush=True)
+    for key, commit in _unpinned(config, content).items():
+        print(f"backbone: note: to repeat this run set {key}={commit}", flush=True)
     return result
+
+
+def _unpinned(config: BackboneConfig, content: dict[str, Any]) -> dict[str, str]:
+    """Keys of the recipe that would hold the commits which were found, where it names none."""
+    parts = content.get("parts", {})
+    found = {f"backbone.options.{role}_revision": part["revision"] for role, part in parts.items()}
+    asked = {f"backbone.options.{role}_revision": config.options.get(f"{role}_revision") for role in parts}
+    if config.name != DEMO:
+        found["backbone.revision"], asked["backbone.revision"] = content["revision"], config.revision
+    return {key: commit for key, commit in found.items() if commit and not asked[key]}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from latefuse.evaluation.measure import Finished, Measured, Plan, Sources, sprea
 from latefuse.evaluation.metrics import METRICS
 from latefuse.evaluation.report import gallery, pictures
 from latefuse.evaluation.report.build import headline
+from latefuse.evaluation.report.provenance import versions
 from latefuse.evaluation.scores import NO_SEED, ORACLE, ScoreTable, copy_lines
 from latefuse.evaluation.summary import Summary, flat_metrics, summarise
 from latefuse.evaluation.terminal import table
@@ -36,6 +35,7 @@ from latefuse.fusion import late
 from latefuse.models.adapters import read_card
 from latefuse.models.backbone import load as load_backbone
 from latefuse.prompts import MediaRef
+from latefuse.steps import evaluate_vectors
 from latefuse.tasks import get
 from latefuse.tasks.instruct import Example
 from latefuse.tracking import Tracker
@@ -43,7 +43,6 @@ from latefuse.training.features import Features
 
 DESCRIPTION = "Each modality fine-tuned on its own, merged and fused in several ways, beside its controls."
 FILES = ("report.html", "table.txt", "metrics.json", "gallery.json", "scores.parquet", "predictions.parquet")
-LIBRARIES = ("latefuse", "torch", "transformers", "peft")
 
 
 def run(
@@ -60,9 +59,11 @@ def run(
 ) -> dict[str, Any]:
     """Measure all arms of all seeds; returns the result that also lies in `out/result.json`.
 
-    finetuned, fused: output folders of those steps. Writes FILES into `out`. Reads the test split only, and
-    validation for the weights of the controls' mixtures.
+    tasks: of one kind; of an embedding task also its arms. finetuned, fused: output folders of those steps. Writes
+    FILES into `out`. Reads the test split only, and validation for the weights of the controls' mixtures.
     """
+    if next(iter(tasks.values())).kind == "embed":
+        return evaluate_vectors.run(evaluation, tasks, dataset, backbone, finetuned, out, tracker, cache)
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     trained, merged = [_result(path) for path in finetuned], [_result(path) for path in fused]
@@ -71,7 +72,7 @@ def run(
     data, plan, seeds = sources.dataset, sources.plan, list(sources.seeds.values())
     with ThreadPoolExecutor(1) as beside:
         reachable = beside.submit(_oracle, plan, data)
-        measured = Measured.joined([measure_all(sources, again, evaluation.workers), reachable.result()])
+        measured = Measured.joined([*measure_all(sources, again, evaluation.workers), reachable.result()])
     arms = _arms(plan, seeds)
     scores = _scores(measured, arms)
     how = Bootstrap(evaluation.bootstrap, evaluation.confidence, evaluation.min_interval_rows)
@@ -248,7 +249,7 @@ def _facts(plan: Plan, seeds: Sequence[Finished], began: float) -> dict[str, str
     backbone = plan.bench.backbone
     return {
         "backbone": backbone.name,
-        "tasks": ", ".join(n if n == task.modality else f"{n} ({task.modality})" for n, task in plan.tasks.items()),
+        "tasks": ", ".join(n if n == task.single else f"{n} ({task.single})" for n, task in plan.tasks.items()),
         "seeds": ", ".join(str(one.seed) for one in seeds),
         "test rows": ", ".join(f"{name} {len(rows)}" for name, rows in plan.rows.items()),
         "measured in": f"{time.perf_counter() - began:.0f} s",
@@ -264,9 +265,7 @@ def _repeat(plan: Plan, data: Dataset, seeds: Sequence[Finished], tasks: Mapping
         "evaluation, fusion": f"{plan.evaluation.digest}, {plan.fusion.digest}",
         "seeds": ", ".join(str(one.seed) for one in seeds),
         "one adapter alone": "latefuse step finetune --help",
-        "versions": ", ".join(
-            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)]
-        ),
+        "versions": versions(),
     }
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from latefuse import usage
-from latefuse.config import AdapterConfig, Job, Modality, Task
+from latefuse.config import Job, Modality, Task
 from latefuse.data.dataset import Dataset
 from latefuse.errors import UserError
-from latefuse.models.adapters import AdapterCard, attach, save
+from latefuse.models.adapters import AdapterCard
 from latefuse.models.backbone import Backbone
 from latefuse.models.backbone import load as load_backbone
 from latefuse.tasks import get
@@ -39,9 +39,10 @@ def run(
         return _in_processes(job, dataset, backbone, out, tracker, cache, workdir or out)
     began, world = time.perf_counter(), World.of_environment()
     data, base = Dataset(dataset), load_backbone(backbone, dtype=job.precision)
-    chosen = {name: get(task.kind).select(data, task, "train", base) for name, task in job.tasks.items()}
-    valid = {name: get(task.kind).select(data, task, "valid", base, needed=False) for name, task in job.tasks.items()}
-    peft = attach(base, adapter_of(job.tasks), modalities_of(job.tasks), job.seed)
+    kind = get(job.kind)
+    chosen = {name: kind.select(data, task, "train", base) for name, task in job.tasks.items()}
+    valid = {name: kind.select(data, task, "valid", base, needed=False) for name, task in job.tasks.items()}
+    kind.attach(base, job.tasks, job.seed)
     tracker.dataset(data.manifest.get("source", "dataset"), data.fingerprint, str(data.manifest.get("source", "")))
     learned = train(
         base,
@@ -54,7 +55,7 @@ def run(
         bound_to=data.fingerprint,
     )
     with gathered(base.model):
-        card = save(peft, out / "adapter", _card(job, data, base, learned)) if world.first else None
+        card = kind.save(base, out / "adapter", _card(job, data, base, learned)) if world.first else None
     world.wait()
     result = {
         "step": "finetune",
@@ -78,17 +79,9 @@ def run(
     return result
 
 
-def adapter_of(tasks: Mapping[str, Task]) -> AdapterConfig:
-    """The adapter of a job: of one task its own; of several the widest, on the union of what they are on."""
-    adapters = [task.adapter for task in tasks.values()]
-    widest = max(adapters, key=lambda adapter: adapter.r)
-    on = tuple(dict.fromkeys(role for adapter in adapters for role in adapter.on))
-    return widest.model_copy(update={"on": on, "bridge_full": any(adapter.bridge_full for adapter in adapters)})
-
-
 def modalities_of(tasks: Mapping[str, Task]) -> list[Modality]:
     """The modalities of a job, each once, in the order of its tasks."""
-    return list(dict.fromkeys(task.modality for task in tasks.values()))
+    return list(dict.fromkeys(modality for task in tasks.values() for modality in task.modality))
 
 
 def _features(job: Job, base: Backbone, data: Dataset, cache: Path) -> Features:
@@ -101,7 +94,7 @@ def _card(job: Job, data: Dataset, base: Backbone, learned: Mapping[str, Any]) -
     loss = learned["valid_loss"]
     return AdapterCard(
         task="+".join(job.tasks),
-        kind=next(iter(job.tasks.values())).kind,
+        kind=job.kind,
         modality=tuple(modalities_of(job.tasks)),
         arm=job.name,
         seed=job.seed,

@@ -30,7 +30,7 @@ from latefuse.models.adapters import AdapterCard, active, detach, read_card
 from latefuse.models.adapters import load as load_adapter
 from latefuse.models.backbone import Backbone
 from latefuse.models.backbone import load as load_backbone
-from latefuse.tasks.instruct import Example, answer_tokens, nll
+from latefuse.tasks.instruct import Example, nll
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
@@ -144,7 +144,7 @@ def _material(
     features.warm((ref for part in (*rows.values(), *probe) for row in part for ref in row.media), progress=False)
     card = {
         "task": "+".join(tasks),
-        "modality": tuple(dict.fromkeys(task.modality for task in tasks.values())),
+        "modality": tuple(dict.fromkeys(task.single for task in tasks.values())),
         "seed": seed,
         "backbone_digest": backbone.digest,
         "config_digest": fusion.digest,
@@ -220,7 +220,7 @@ def _merge(material: Material, method: MergeMethod, choice: Choice, folder: Path
 def _mean_nll(material: Material, rows: list[Example]) -> float:
     """Nats per answer token."""
     total = float(nll(material.backbone, rows, features=material.features).sum())
-    return total / sum(answer_tokens(row) for row in rows)
+    return total / sum(row.learned for row in rows)
 
 
 def _card(material: Material, method: str, change: Change, choice: Choice) -> dict[str, Any]:

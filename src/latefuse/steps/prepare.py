@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from latefuse import usage
 from latefuse.config import Data
+from latefuse.data import mining, sources
 from latefuse.data import plan as plans
-from latefuse.data import sources
 from latefuse.data.dataset import BATCH, MANIFEST, Dataset, seal
 from latefuse.data.errors import DataError
 from latefuse.data.ingest import Ingest, Staged, ingest
@@ -35,14 +35,18 @@ def run(data: Data, out: Path, tracker: Tracker, workdir: Path | None = None) ->
     """Write the dataset of `data` into `out` and return the result that also lies in `out/result.json`.
 
     workdir: where a generating source keeps its raw files; by default they vanish at the end. The same input gives the
-    same bytes. Raises DataError for input that can't be used, for more refusals than the budget and for leaks; what was
-    refused is then in `out/quarantine.parquet`, what leaks in `out/leaks.json`, and there is no manifest.
+    same bytes. Raises DataError for input that can't be used, for more refusals than the budget, for leaks and where no
+    pair can be mined; what was refused is then in `out/quarantine.parquet`, what leaks in `out/leaks.json`, and there
+    is no manifest.
     """
     began = time.perf_counter()
     with _workshop(out) as partial:
         source = sources.build(data, workdir or partial / "raw")
         staged, near, refused = _stage(source, data, out, partial)
         plan = plans.make(staged, near, data)
+        if data.pairs is not None:
+            plan.notes.append(mining.into(staged, plan.codes, plan.units, data))
+        plans.add_pairs(plan, staged, data)
         _stop_on_leaks(plan, data, out)
         for table in staged.rows:
             _write(staged, plan, table, out)
@@ -73,6 +77,7 @@ def _stage(source: sources.Source, data: Data, out: Path, partial: Path) -> tupl
     """Rows and media through the checks; then the join of near-duplicate texts. Raises DataError above the budget."""
     texts = Texts(partial / "texts", data.leaks.shingle, data.leaks.ignore_words)
     tables = source.tables()
+    mining.check(tables, data)
     store = MediaStore(source.root, out, data.limits)
     with Quarantine(out / "quarantine.parquet") as quarantine, store.opened():
         staged = ingest(tables, Ingest(data, partial, store, texts, quarantine))

@@ -1,8 +1,9 @@
 """Tasks: what is learned and how. One file a kind, each with the same parts in the same order.
 
-`examples(dataset, task, split, backbone)`, `collate(examples, backbone, features)`, `loss(backbone, batch)`,
-`predict(...)`, `score(...)`. A new kind is one file here, one line in the registry and its name in
-`latefuse.config.Kind`.
+`attach(backbone, tasks, seed)` and `save(backbone, folder, card)`: what learns. `select(dataset, task, split,
+backbone)` and `steps(rows, train, seed, parts)`: from what, in which order. `collate(rows, backbone, features)`,
+`loss(backbone, batch)`, `nll(backbone, rows)`: the objective. Then what it answers: texts or vectors. A new kind is one
+file here, one line in the registry and its name in `latefuse.config.Kind`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import ModuleType
 
 from latefuse.sections import nearest
 
-KINDS = {"instruct": "latefuse.tasks.instruct"}
+KINDS = {"instruct": "latefuse.tasks.instruct", "embed": "latefuse.tasks.embed"}
 
 
 def get(kind: str) -> ModuleType:

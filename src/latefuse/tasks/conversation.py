@@ -48,6 +48,21 @@ class Example:
         """The modalities of its media that are there: rows of one group may share a batch."""
         return "+".join(sorted({ref.modality for ref in self.media if ref.path})) or "text"
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the row, media included."""
+        return len(self.input_ids)
+
+    @property
+    def learned(self) -> int:
+        """How many tokens of the row are learned: what its `nll` is the sum over."""
+        return sum(label != IGNORE for label in self.labels)
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the weights at the end of a training depend on."""
+        return [self.input_ids, self.labels, [ref.path for ref in self.media]]
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -63,11 +78,12 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
 
     A row longer than `train.max_tokens` loses its oldest exchanges; one that still does not fit, or has no answer, is
     left out, counted and warned of. Raises DataError without rows (unless they are not `needed`), and when more than
-    half of them are left out.
+    half of them are left out, BackboneError on a backbone without a language model.
     """
-    rows = dataset.rows(task.table, split, where={"modality": task.modality, **task.where})
+    backbone.must_speak()
+    rows = dataset.rows(task.table, split, where={"modality": task.single, **task.where})
     if not rows:
-        wanted = f"modality {task.modality!r} and {task.where}"
+        wanted = f"modality {task.single!r} and {task.where}"
         said = f"{dataset.path}: no row of {task.table!r} in split {split!r} has {wanted}"
         if needed:
             raise DataError(said)
@@ -135,8 +151,3 @@ def current(rows: Sequence[Example], backbone: Backbone) -> list[Example]:
         return list(rows)
     splicer = Splicer.of(backbone)
     return [_rewritten(row, splicer) if old else row for row, old in zip(rows, stale, strict=True)]
-
-
-def answer_tokens(row: Example) -> int:
-    """How many tokens of a row are learned: what its `nll` is the sum over."""
-    return sum(label != IGNORE for label in row.labels)

@@ -6,29 +6,32 @@ predict an answer and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latefuse.config import Task
+from latefuse.config import Task, Train
 from latefuse.data.dataset import Dataset
+from latefuse.models import adapters
+from latefuse.models.adapters import AdapterCard
 from latefuse.models.backbone import Backbone, MediaBatch
 from latefuse.models.closed_list import Prompts, Trie, build_trie, node_hidden
 from latefuse.progress import bar
 from latefuse.prompts import Splicer
 from latefuse.prompts.splice import IGNORE
-from latefuse.tasks.conversation import Example, answer_tokens, current, rewrite, select
-from latefuse.training.batching import by_length, pad
+from latefuse.tasks.conversation import Example, current, rewrite, select
+from latefuse.training.batching import by_length, pad, plan
 from latefuse.training.features import Features
 
 __all__ = [
-    "Batch", "Example", "answer_tokens", "collate", "decode", "examples", "loss", "next_token_logprobs", "nll",
-    "node_logprobs", "predict", "progress_bar", "prompt_batch", "rewrite", "score", "select", "trie",
+    "Batch", "Example", "attach", "collate", "decode", "examples", "loss", "next_token_logprobs", "nll",
+    "node_logprobs", "predict", "progress_bar", "prompt_batch", "rewrite", "save", "score", "select", "steps", "trie",
 ]  # fmt: skip
 
 NODE_SLICE = 256
@@ -48,6 +51,27 @@ class Batch:
 def examples(dataset: Dataset, task: Task, split: str, backbone: Backbone) -> list[Example]:
     """The rows of a split as examples, in stored order. See `select`."""
     return select(dataset, task, split, backbone).examples
+
+
+def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int) -> None:
+    """Put a new adapter on the backbone: a task's own; of several the widest, on the union of what they are on."""
+    several = [task.adapter for task in tasks.values()]
+    widest = max(several, key=lambda adapter: adapter.r)
+    on = tuple(dict.fromkeys(role for adapter in several for role in adapter.on))
+    whole = any(adapter.bridge_full for adapter in several)
+    adapter = widest.model_copy(update={"on": on, "bridge_full": whole})
+    adapters.attach(backbone, adapter, list(dict.fromkeys(task.single for task in tasks.values())), seed)
+
+
+def save(backbone: Backbone, folder: Path, card: AdapterCard) -> AdapterCard:
+    """Write the adapter in PEFT's own format with its card. Raises AdapterError."""
+    return adapters.save(backbone.peft, folder, card)
+
+
+def steps(rows: Sequence[Example], train: Train, seed: int, parts: int) -> list[list[int]]:
+    """Row numbers of every optimiser step: rows of one modality and of similar lengths together. See `plan`."""
+    lengths, groups = [row.tokens for row in rows], [row.group for row in rows]
+    return plan(lengths, groups, train.max_steps, train.batch_size, seed, parts, train.batch_tokens)
 
 
 def collate(rows: Sequence[Example], backbone: Backbone, features: Features) -> Batch:

@@ -85,6 +85,18 @@ def _epochs(rows: Sequence[int], rng: random.Random) -> Iterator[int]:
         yield from rng.sample(rows, len(rows))
 
 
+def shuffled_steps(rows: int, steps: int, batch_size: int, seed: int) -> list[list[int]]:
+    """`steps` lists of `batch_size` row numbers, epoch by epoch, shuffled by `seed`; no row twice in a list."""
+    rng, made, pool = random.Random(seed), list[list[int]](), list[int]()
+    while len(made) < steps:
+        if len(pool) < batch_size:
+            held = set(pool)
+            pool += [row for row in rng.sample(range(rows), rows) if row not in held]
+        made.append(pool[:batch_size])
+        pool = pool[batch_size:]
+    return made
+
+
 def apportion(sizes: Mapping[str, int], total: int) -> dict[str, int]:
     """`total` split in proportion to `sizes` by largest remainders; names break ties."""
     whole = sum(sizes.values())

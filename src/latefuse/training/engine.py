@@ -20,7 +20,6 @@ from latefuse.config import Job, Train
 from latefuse.models.adapters import module_digest, parameter_counts
 from latefuse.models.backbone import Backbone
 from latefuse.tasks import get
-from latefuse.tasks.conversation import Example, answer_tokens
 from latefuse.training.checkpoints import MarkComplete, newest_complete, remove_incomplete
 from latefuse.training.distributed import (
     TrainingError,
@@ -31,7 +30,7 @@ from latefuse.training.distributed import (
     prepare_process,
 )
 from latefuse.training.features import Features
-from latefuse.training.schedule import Schedule, epochs, losses, schedule
+from latefuse.training.schedule import Row, Schedule, epochs, losses, schedule
 from latefuse.training.watch import Progress, WatchGradients
 
 OnLog = Callable[[dict[str, float], int], None]
@@ -45,16 +44,17 @@ class Landed(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A backbone with its adapter as the Trainer sees it: a batch in, the summed loss over answer tokens out.
+    """A backbone with adapter and head as the Trainer sees it: a batch in, the summed loss over what is learned out.
 
     Its state is what is trained and nothing else, so that checkpoints stay small.
     """
 
-    accepts_loss_kwargs = True  # the Trainer then counts the answer tokens of a whole step, over all processes
+    accepts_loss_kwargs = True  # the Trainer then counts what is learned in a whole step, over all processes
 
     def __init__(self, backbone: Backbone, kind: str) -> None:
         super().__init__()
         self.model = backbone.model
+        self.head = backbone.head
         self.backbone = backbone
         self.task = get(kind)
         self.model.train()
@@ -70,7 +70,7 @@ class Learner(nn.Module):
             parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
 
     def forward(self, **batch: Any) -> Tensor:
-        """Summed cross-entropy in nats, a scalar."""
+        """Summed loss in nats, a scalar."""
         total, _ = self.task.loss(self.backbone, self.task.Batch(**batch))
         return torch.as_tensor(total)
 
@@ -103,8 +103,8 @@ class Order:
         return len(self.batches)
 
 
-class AnswerTrainer(Trainer):
-    """The Trainer with a given order of batches and a loss that is the mean over the answer tokens of a whole step."""
+class OrderedTrainer(Trainer):
+    """The Trainer with a given order of batches and a loss that is the mean over all that is learned in a step."""
 
     loss_is_scaled_for_ga = True
 
@@ -126,7 +126,7 @@ class AnswerTrainer(Trainer):
                 f"step {self.state.global_step + 1}: the loss is {float(total.detach())}; rows {list(inputs['rows'])}: "
                 "look at these rows, or lower train.lr"
             )
-        # DDP averages gradients over the processes; the count of answer tokens is already over all of them.
+        # DDP averages gradients over the processes; the count of what is learned is already over all of them.
         mean = total / num_items_in_batch * self.accelerator.num_processes
         return (mean, None) if return_outputs else mean
 
@@ -134,8 +134,8 @@ class AnswerTrainer(Trainer):
 def train(
     backbone: Backbone,
     job: Job,
-    examples: Mapping[str, Sequence[Example]],
-    valid: Mapping[str, Sequence[Example]],
+    examples: Mapping[str, Sequence[Row]],
+    valid: Mapping[str, Sequence[Row]],
     out: Path,
     features: Features,
     on_log: OnLog,
@@ -151,8 +151,8 @@ def train(
     world = World.of_environment()
     todo = schedule(job, examples, world.size)
     key = todo.key(job.digest, backbone.digest, bound_to)
-    frozen = module_digest(backbone.model)
-    kind = next(iter(job.tasks.values())).kind
+    frozen = module_digest(backbone.model, backbone.whole)
+    kind = job.kind
     report = Progress(todo, on_log, world.first)
     trainer = _trainer(Learner(backbone, kind), job, todo, world, out / "checkpoints", features)
     for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), report):
@@ -163,15 +163,17 @@ def train(
     resumed = _resume(out / "checkpoints", key, world)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     backbone.model.eval()
-    if not is_sharded(backbone.model) and module_digest(backbone.model) != frozen:
+    if backbone.head is not None:
+        backbone.head.eval()
+    if not is_sharded(backbone.model) and module_digest(backbone.model, backbone.whole) != frozen:
         raise TrainingError("a weight of the frozen backbone has moved in training: the adapter is not saved")
-    trained, total = parameter_counts(backbone.model)
+    trained, total = parameter_counts(backbone)
     history = list(losses(trainer.state.log_history))
     return {
         "steps": len(todo.steps),
         "resumed_from": int(resumed.name.rpartition("-")[2]) if resumed else 0,
         "train_tokens": sum(todo.tokens),
-        "answer_tokens": sum(answer_tokens(todo.rows[row]) for step in todo.steps for row in step.rows),
+        "answer_tokens": sum(todo.rows[row].learned for step in todo.steps for row in step.rows),
         "samples": sum(len(step.rows) for step in todo.steps),
         "epochs": epochs(todo),
         "media_encoded": encoded,
@@ -186,15 +188,13 @@ def train(
     }
 
 
-def final_loss(
-    backbone: Backbone, kind: str, valid: Mapping[str, Sequence[Example]], features: Features
-) -> dict[str, Any]:
-    """Mean NLL per answer token on the validation rows: of all, and of each task."""
+def final_loss(backbone: Backbone, kind: str, valid: Mapping[str, Sequence[Row]], features: Features) -> dict[str, Any]:
+    """Mean loss of what is learned on the validation rows: of all, and of each task."""
     sums, counts = {}, {}
     for name, rows in valid.items():
         if rows:
             sums[name] = float(get(kind).nll(backbone, rows, features=features).sum())
-            counts[name] = sum(map(answer_tokens, rows))
+            counts[name] = sum(row.learned for row in rows)
     if not counts:
         return {"valid_loss": None, "valid_losses": {}}
     return {
@@ -205,28 +205,30 @@ def final_loss(
 
 def _trainer(
     learner: Learner, job: Job, todo: Schedule, world: World, folder: Path, features: Features
-) -> AnswerTrainer:
+) -> OrderedTrainer:
     arguments = training_arguments(job, todo, world, folder)
     if todo.train.gradient_checkpointing:
         learner.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
-    def collate(rows: list[Example]) -> dict[str, Any]:
+    def collate(rows: list[Row]) -> dict[str, Any]:
         return vars(learner.task.collate(rows, learner.backbone, features))
 
     order = Order(todo.micro_batches(world.size, world.rank), micro_batch(todo.train, world.size))
-    trainer = AnswerTrainer(order, model=learner, args=arguments, train_dataset=_Rows(todo.rows), data_collator=collate)
+    trainer = OrderedTrainer(
+        order, model=learner, args=arguments, train_dataset=_Rows(todo.rows), data_collator=collate
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-class _Rows(torch.utils.data.Dataset[Example]):
-    def __init__(self, rows: Sequence[Example]) -> None:
+class _Rows(torch.utils.data.Dataset[Row]):
+    def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> Example:
+    def __getitem__(self, number: int) -> Row:
         return self.rows[number]
 
 
@@ -256,7 +258,7 @@ def training_arguments(job: Job, todo: Schedule, world: World, folder: Path) -> 
         bf16=job.precision == "bfloat16",
         fp16=job.precision == "float16",
         ddp_backend=None if on_gpu or world.size == 1 else "gloo",
-        ddp_find_unused_parameters=len(todo.groups) > 1,
+        ddp_find_unused_parameters=len(todo.groups) > 1 or job.kind == "embed",
         deepspeed=deepspeed_config(job.deepspeed, job, one, world.size) if job.deepspeed else None,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,

@@ -6,11 +6,33 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from latefuse.config import Job, Task, Train
-from latefuse.tasks.conversation import Example
-from latefuse.training.batching import interleave, micro_batches, plan
+from latefuse.prompts import MediaRef
+from latefuse.tasks import get
+from latefuse.training.batching import interleave, micro_batches
 from latefuse.training.distributed import TrainingError, micro_batch
+
+
+class Row(Protocol):
+    """What a job knows of a row of any kind: its id, its size, how much of it is learned, its media.
+
+    group: rows of one group touch the same parts of the backbone. identity: what the weights at the end depend on.
+    """
+
+    @property
+    def row(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def learned(self) -> int: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def media(self) -> tuple[MediaRef, ...]: ...
+    @property
+    def identity(self) -> list[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -25,14 +47,14 @@ class Step:
 class Schedule:
     """All steps of a job. train: the numbers of the optimiser, for the mix those of all its tasks together."""
 
-    rows: list[Example]
+    rows: list[Row]
     steps: list[Step]
     train: Train
 
     @property
     def tokens(self) -> list[int]:
         """Tokens of every step, padding not counted."""
-        return [sum(len(self.rows[row].input_ids) for row in step.rows) for step in self.steps]
+        return [sum(self.rows[row].tokens for row in step.rows) for step in self.steps]
 
     @property
     def groups(self) -> set[str]:
@@ -50,33 +72,25 @@ class Schedule:
         steps = [[step.task, [self.rows[row].row for row in step.rows]] for step in self.steps]
         ids = hashlib.sha256()
         for row in self.rows:
-            ids.update(json.dumps([row.input_ids, row.labels, [ref.path for ref in row.media]]).encode())
+            ids.update(json.dumps(row.identity).encode())
         whole = json.dumps([steps, ids.hexdigest(), self.train.model_dump(mode="json"), *bound_to], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
-def schedule(job: Job, examples: Mapping[str, Sequence[Example]], world: int) -> Schedule:
+def schedule(job: Job, examples: Mapping[str, Sequence[Row]], world: int) -> Schedule:
     """The steps of a job. Raises TrainingError when a batch can't be split over the processes.
 
     A mix is the separate jobs' own steps, shuffled into one another: the same rows and tokens as those jobs together.
     """
     train = check_batches(job, world)
-    rows: list[Example] = []
+    rows: list[Row] = []
     plans: dict[str, list[list[int]]] = {}
     for name, task in job.tasks.items():
         one = task.train
         mine = examples[name]
         if not mine:
             raise TrainingError(f"task {name!r} has no rows to train on")
-        made = plan(
-            [len(row.input_ids) for row in mine],
-            [row.group for row in mine],
-            one.max_steps,
-            one.batch_size,
-            job.seed,
-            train.accumulation * world,
-            one.batch_tokens,
-        )
+        made = get(task.kind).steps(mine, one, job.seed, train.accumulation * world)
         plans[name] = [[row + len(rows) for row in step] for step in made]
         rows += mine
     return Schedule(rows, [Step(name, tuple(step)) for name, step in interleave(plans, job.seed)], train)

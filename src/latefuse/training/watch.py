@@ -27,7 +27,7 @@ class WatchGradients(TrainerCallback):
 
     def __init__(self, backbone: Backbone, schedule: Schedule) -> None:
         self.backbone, self.schedule = backbone, schedule
-        self.trained = [p for p in backbone.model.parameters() if p.requires_grad]
+        self.trained = backbone.trained()
         self.waiting: set[str] | None = None
 
     def on_pre_optimizer_step(
@@ -70,7 +70,7 @@ class WatchGradients(TrainerCallback):
 
 
 def _touched(part: str, group: str) -> bool:
-    if part == "language":
+    if part in ("language", "head"):
         return True
     return group != "text" if part == "bridge" else part.removeprefix("tower.") in group.split("+")
 

@@ -21,6 +21,7 @@ from latefuse.data import media
 from latefuse.data.dataset import Dataset
 from latefuse.data.demo import pictures, words, world
 from latefuse.data.demo.lessons import PIXELS, POT, shrink
+from latefuse.data.demo.looks import look
 from latefuse.evaluation.generation import recipe_scores
 
 FRAMES = 8
@@ -51,6 +52,17 @@ def oracle_fused(dataset: Path, items: Iterable[str], frames: int = FRAMES) -> d
                 views.setdefault(row["modality"], reader.read(row))
         found[item] = reader.name_scores({key: value for view in views.values() for key, value in view.items()}, item)
     return found
+
+
+def same_look(items: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(items,) int64: items of one code look alike, and belong together where behaviour is that of `looks`.
+
+    items: rows of the items table, their attributes as JSON text or as a mapping.
+    """
+    codes: dict[tuple[str, ...], int] = {}
+    planted = (row["attributes"] for row in items)
+    looks = (look(json.loads(one) if isinstance(one, str) else one) for one in planted)
+    return np.array([codes.setdefault(one, len(codes)) for one in looks], np.int64)
 
 
 def read_picture(pixels: np.ndarray) -> Read:

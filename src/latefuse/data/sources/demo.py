@@ -7,24 +7,31 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from latefuse import progress
-from latefuse.data.demo import clips, pictures, users, words, world
+from latefuse.data.demo import clips, looks, pictures, users, words, world
 from latefuse.sections import Section
 
 Row = dict[str, Any]
 
 
 class DemoOptions(Section):
-    """How large the generated world is. The same options give the same bytes."""
+    """How large the generated world is. The same options give the same bytes.
+
+    clips: without them items have no clip, and nothing is asked about one. visits: by `taste` users follow what all
+    modalities show, and write reviews; by `look` each sees dishes of one look only, so that nothing but the picture
+    tells which dishes are seen together.
+    """
 
     dishes: int = Field(720, ge=24)
     users: int = Field(800, ge=1)
     pictures: int = Field(2, ge=1)
     seed: int = 7
+    clips: bool = True
+    visits: Literal["taste", "look"] = "taste"
 
 
 class Demo:
@@ -39,12 +46,12 @@ class Demo:
         self.menu = world.dishes(options.dishes, options.seed)
 
     def tables(self) -> Mapping[str, Callable[[], Iterator[Row]]]:
-        """Items, events, reviews, judgements and conversations; media are rendered on the first call."""
+        """Items, events, reviews (by taste), judgements and conversations; media are rendered on the first call."""
         self.render()
         return {
             "items": self.items,
             "events": self.events,
-            "reviews": self.reviews,
+            **({"reviews": self.reviews} if self.options.visits == "taste" else {}),
             "judgements": self.judgements,
             "conversations": self.conversations,
         }
@@ -66,13 +73,14 @@ class Demo:
     def _render_dish(self, dish: world.Dish) -> None:
         for k, path in enumerate(self._pictures(dish)):
             pictures.dish_picture(dish, self._rng(dish, f"picture/{k}")).save(self.root / path)
-        clips.write_clip(clips.dish_frames(dish, self._rng(dish, "clip")), self.root / self._clip(dish))
+        for path in self._clips(dish):
+            clips.write_clip(clips.dish_frames(dish, self._rng(dish, "clip")), self.root / path)
 
     def _pictures(self, dish: world.Dish) -> list[str]:
         return [f"pictures/{dish.id}-{k}.png" for k in range(self.options.pictures)]
 
-    def _clip(self, dish: world.Dish) -> str:
-        return f"clips/{dish.id}.mp4"
+    def _clips(self, dish: world.Dish) -> list[str]:
+        return [f"clips/{dish.id}.mp4"] if self.options.clips else []
 
     def _rng(self, dish: world.Dish, part: str) -> random.Random:
         return random.Random(f"{self.options.seed}/{dish.id}/{part}")
@@ -91,14 +99,17 @@ class Demo:
                 "text": self._card(dish),
                 "attributes": json.dumps(planted),
                 "images": self._pictures(dish),
-                "videos": [self._clip(dish)],
+                "videos": self._clips(dish),
                 "language": "en",
                 "licence": "Apache-2.0",
                 "split_item": dish.split,
             }
 
     def events(self) -> Iterator[Row]:
-        """Views and likes."""
+        """Views and likes; by look, views alone."""
+        if self.options.visits == "look":
+            yield from looks.visits(self.menu, self.options.users, self.options.seed)
+            return
         for event, _ in self._behaviour():
             yield event
 
@@ -132,8 +143,9 @@ class Demo:
             card = self._card(dish)
             for k, picture in enumerate(self._pictures(dish)):
                 yield self._conversation(dish, "image", "dish", card, [{"modality": "image", "path": picture}], f"-{k}")
-            for topic in ("dish", "recipe"):
-                yield self._conversation(dish, "video", topic, card, [{"modality": "video", "path": self._clip(dish)}])
+            for clip in self._clips(dish):
+                for topic in ("dish", "recipe"):
+                    yield self._conversation(dish, "video", topic, card, [{"modality": "video", "path": clip}])
             for topic in ("dish", "allergens", "origin"):
                 yield self._conversation(dish, "text", topic, card, [])
 

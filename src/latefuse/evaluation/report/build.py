@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from latefuse.evaluation.arms import FUSED, MIXED, ROUTE, ZERO
 from latefuse.evaluation.cost import Cost, with_fusion
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.metrics import METRICS
 from latefuse.evaluation.report import charts
 from latefuse.evaluation.report.gallery import Card
+from latefuse.evaluation.report.page import render
 from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.summary import Cell, Contribution, Summary, TaskSummary
 from latefuse.evaluation.verdict import Sentence, difference, number, verdicts
@@ -40,16 +39,9 @@ class Report:
 
 def build(report: Report) -> str:
     """The page as one string of HTML that asks nothing of any network."""
-    environment = Environment(
-        loader=PackageLoader("latefuse.evaluation.report", "."),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"amount": _amount, "seconds": _seconds}
     summary = report.summary
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         report=report,
         verdicts=verdicts(summary),
         overview=_overview(summary),
@@ -258,21 +250,3 @@ def _mixture(name: str, said: Mapping[str, Any]) -> dict[str, Any] | None:
         "nll": f"{said['nll_before']:.3f} → {said['nll_after']:.3f}" if "nll_after" in said else "",
         "rows": said.get("rows", ""),
     }
-
-
-def _amount(value: float | None) -> str:
-    """A count for reading: 1,234,567 as '1.23 M'; nothing where there is none."""
-    if value is None:
-        return ""
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}" if value else "0"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    if value >= 90:
-        return f"{value / 60:.1f} min"
-    return f"{value:.1f} s" if value else "0 s"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
+LIBRARIES = ("latefuse", "torch", "transformers", "peft")
 EXAMPLES = 3  # of a failed check; the manifest holds more
 
 
@@ -19,6 +22,11 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "licence": manifest.get("licence", "unknown"),
         "fingerprint": str(manifest.get("fingerprint", ""))[:16],
     }
+
+
+def versions() -> str:
+    """Python and the libraries that numbers depend on."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)])
 
 
 def _finding(check: str, said: Mapping[str, Any]) -> dict[str, Any]:

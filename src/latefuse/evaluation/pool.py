@@ -1,0 +1,136 @@
+"""What is searched and what for: the pool of items, the test pairs as queries and targets, the slices of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latefuse.config import Evaluation, Task
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.evaluation.retrieval import lower_third, one_pair_each
+from latefuse.fusion.rows import evenly
+from latefuse.prompts.items import Item
+from latefuse.tasks.catalogue import catalogue, readable
+
+SLICES = {
+    "short-query": "queries whose words are in the shortest third of the pool",
+    "short-target": "targets whose words are in the shortest third of the pool",
+    "warm": "query and target stand in pairs of the training split: their identity can be learned by heart",
+    "cold": "query or target stands in no pair of the training split: only content can help",
+    "absent": "query or target lacks a modality that the arm reads",
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """items: everything that can be read, in stored order. query: (Q,), target: (P,) places of items; query_of: (P,)
+    the number of the query that a target belongs to. allowed: (N,) bool, what may be found. train: (pairs, 2) places of
+    the training pairs. slices: name -> ids of queries. left_out: items without any modality that the arm reads.
+    """
+
+    items: list[Item]
+    query: Tensor
+    target: Tensor
+    query_of: Tensor
+    allowed: Tensor
+    train: Tensor
+    slices: Mapping[str, list[str]]
+    left_out: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many items can be found."""
+        return int(self.allowed.sum())
+
+    def ids(self) -> list[str]:
+        """The ids of the queries, in order."""
+        return [self.items[place].id for place in self.query.tolist()]
+
+
+def build(dataset: Dataset, task: Task, evaluation: Evaluation) -> Pool:
+    """The pool of a task's test split. Raises DataError where it is empty, or where no test pair is left."""
+    assert task.embed is not None
+    how, scheme = evaluation.retrieval, task.embed.scheme
+    plain = task.model_copy(update={"embed": task.embed.model_copy(update={"shuffled": ()})})
+    every = catalogue(dataset, plain)
+    items = [item for item in every if readable(item, task.modality)]
+    if not items:
+        raise DataError(f"{dataset.path}: no item has any of {', '.join(task.modality)}: there is nothing to search")
+    place = {item.id: number for number, item in enumerate(items)}
+    a, b, weight = _pairs(dataset, "test", scheme, place)
+    if not len(a):
+        raise DataError(f"{dataset.path}: no pair in split 'test' of scheme {scheme!r}: nothing to search for")
+    if how.pairs == "one":
+        kept = one_pair_each(a.tolist(), b.tolist(), weight.tolist())
+        a, b = a[kept], b[kept]
+    query, query_of = np.unique(a, return_inverse=True)
+    few = np.isin(query_of, evenly(len(query), evaluation.max_rows))
+    query, query_of = np.unique(a[few], return_inverse=True)
+    b = b[few]
+    allowed = _allowed(dataset, how.pool, items)
+    if how.pairs == "one":
+        allowed[query] = False
+    allowed[b] = True
+    train = np.stack(_pairs(dataset, "train", scheme, place)[:2], axis=1)
+    return Pool(
+        items=items,
+        query=torch.from_numpy(query),
+        target=torch.from_numpy(b),
+        query_of=torch.from_numpy(query_of),
+        allowed=torch.from_numpy(allowed),
+        train=torch.from_numpy(train),
+        slices=_slices(items, task, query, b, query_of, train),
+        left_out=len(every) - len(items),
+    )
+
+
+def _pairs(
+    dataset: Dataset, split: str, scheme: str, place: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(a, b, weight) of the pairs of a split whose items are both in the pool, as places."""
+    table = dataset.table("pairs", split, scheme, columns=["a", "b", "weight"])
+    found = [(place.get(a, -1), place.get(b, -1)) for a, b in zip(*(table[c].to_pylist() for c in "ab"), strict=True)]
+    ends = np.array(found, np.int64).reshape(-1, 2)
+    known = (ends >= 0).all(axis=1)
+    return ends[known, 0], ends[known, 1], table["weight"].to_numpy()[known]
+
+
+def _allowed(dataset: Dataset, pool: str, items: Sequence[Item]) -> np.ndarray:
+    if pool == "catalogue":
+        return np.ones(len(items), bool)
+    held_out = set(dataset.table("items", "test", "item", columns=["id"])["id"].to_pylist())
+    return np.array([item.id in held_out for item in items])
+
+
+def _slices(
+    items: Sequence[Item], task: Task, query: np.ndarray, target: np.ndarray, query_of: np.ndarray, train: np.ndarray
+) -> dict[str, list[str]]:
+    """Ids of the queries of every slice of SLICES that is neither empty nor, but for the cold one, everything."""
+    short, _ = lower_third(np.array([len(item.title) + len(item.text) for item in items]))
+    seen = np.zeros(len(items), bool)
+    seen[train.ravel()] = True
+    lacking = np.array([not all(readable(item, (modality,)) for modality in task.modality) for item in items])
+
+    def by_target(flags: np.ndarray) -> np.ndarray:
+        """(Q,) whether any target of the query is flagged."""
+        out = np.zeros(len(query), bool)
+        np.logical_or.at(out, query_of, flags[target])
+        return out
+
+    cold = ~seen[query] | by_target(~seen)
+    masks = {
+        "short-query": short[query],
+        "short-target": by_target(short),
+        "warm": ~cold,
+        "cold": cold,
+        "absent": lacking[query] | by_target(lacking),
+    }
+    ids = np.array([items[place].id for place in query], dtype=object)
+    return {
+        name: ids[mask].tolist() for name, mask in masks.items() if mask.any() and (name == "cold" or not mask.all())
+    }

@@ -1,0 +1,217 @@
+"""From the scores of queries to what the retrieval report says: arms, controls, knock-outs, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Literal
+
+import numpy as np
+
+from latefuse.evaluation.intervals import Bootstrap, Estimate, mean_interval, paired_bootstrap
+from latefuse.evaluation.scores import ORACLE, ScoreTable
+
+Group = Literal["floor", "control", "main"]
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class RetrievalArm:
+    """One line of the table: a trained arm of the recipe (its task the main one) or a floor, which nothing trained."""
+
+    name: str
+    label: str
+    meaning: str
+    group: Group
+
+
+@dataclass(frozen=True)
+class Line:
+    """An arm on a metric: its mean, and the main arm's mean minus it on the same queries (None for the main arm)."""
+
+    mean: Estimate
+    behind: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class KnockOut:
+    """What an arm finds when a modality is taken away, and what that cost. condition: 'shuffled:image', 'only:text'."""
+
+    arm: str
+    condition: str
+    full: Estimate
+    left: Estimate
+    worth: Estimate
+
+
+@dataclass(frozen=True)
+class RetrievalSummary:
+    """Everything that report, metrics file and terminal table show.
+
+    metrics: in order, the headline first. lines: metric -> arm -> line. slices: slice -> arm -> line, of the headline.
+    oracle: metric -> best reachable mean, where the source can tell it. sizes: slice -> queries.
+    """
+
+    task: str
+    main: str
+    arms: Sequence[RetrievalArm]
+    metrics: Sequence[str]
+    queries: int
+    pool: int
+    lines: Mapping[str, Mapping[str, Line]]
+    knock_outs: Sequence[KnockOut] = ()
+    slices: Mapping[str, Mapping[str, Line]] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    oracle: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The metric that slices and knock-outs are told by."""
+        return self.metrics[0]
+
+    def arm(self, name: str) -> RetrievalArm:
+        """An arm by name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def summarise(
+    table: ScoreTable,
+    task: str,
+    arms: Sequence[RetrievalArm],
+    metrics: Sequence[str],
+    slices: Mapping[str, Sequence[str]],
+    pool: int,
+    how: Bootstrap,
+) -> RetrievalSummary:
+    """All estimates. table: a line per arm, seed, condition and query; slices: name -> ids of queries."""
+    main = next(arm.name for arm in arms if arm.group == "main")
+    here = [arm for arm in arms if table.has(arm.name, task, metrics[0])]
+    lines = {metric: {arm.name: _line(table, arm.name, main, task, metric, how) for arm in here} for metric in metrics}
+    cut = {
+        name: {arm.name: _line(table, arm.name, main, task, metrics[0], how, rows) for arm in here}
+        for name, rows in slices.items()
+        if rows
+    }
+    best = {
+        metric: float(np.nanmean(table.matrix(ORACLE, task, metric)[0]))
+        for metric in metrics
+        if table.has(ORACLE, task, metric)
+    }
+    return RetrievalSummary(
+        task=task,
+        main=main,
+        arms=here,
+        metrics=metrics,
+        queries=len(table.matrix(main, task, metrics[0])[1]),
+        pool=pool,
+        lines=lines,
+        knock_outs=_knock_outs(table, here, task, metrics[0], how),
+        slices=cut,
+        sizes={name: len(slices[name]) for name in cut},
+        oracle=best,
+    )
+
+
+def _line(
+    table: ScoreTable, arm: str, main: str, task: str, metric: str, how: Bootstrap, rows: Sequence[str] | None = None
+) -> Line:
+    values, names, items = table.matrix(arm, task, metric, rows=rows)
+    if arm == main:
+        return Line(mean_interval(values, items, how))
+    best = table.matrix(main, task, metric, rows=names)[0]
+    return Line(mean_interval(values, items, how), paired_bootstrap(best, values, items, how))
+
+
+def _knock_outs(
+    table: ScoreTable, arms: Sequence[RetrievalArm], task: str, metric: str, how: Bootstrap
+) -> list[KnockOut]:
+    found = []
+    for arm in arms:
+        for condition in table.distinct("condition", arm=arm.name, task=task):
+            if condition != FULL and table.has(arm.name, task, metric, condition):
+                left, rows, items = table.matrix(arm.name, task, metric, condition)
+                full = table.matrix(arm.name, task, metric, rows=rows)[0]
+                worth = paired_bootstrap(full, left, items, how)
+                estimates = mean_interval(full, items, how), mean_interval(left, items, how)
+                found.append(KnockOut(arm.name, condition, *estimates, worth))
+    return found
+
+
+def flat_metrics(summary: RetrievalSummary) -> dict[str, float]:
+    """The numbers for the tracker: `eval/<metric>` of the main arm, `eval/<metric>/<arm>` of every arm with its
+    interval and what the main arm is ahead by, `eval/<metric>/<slice>`, `eval/contribution/<modality>`: full minus
+    shuffled, `eval/<metric>/<arm>/<condition>`."""
+    flat: dict[str, float] = {}
+    for metric, lines in summary.lines.items():
+        flat[f"eval/{metric}"] = lines[summary.main].mean.value
+        for arm, line in lines.items():
+            flat |= _with_interval(f"eval/{metric}/{arm}", line.mean)
+            if line.behind is not None:
+                flat |= _with_interval(f"eval/{metric}/{arm}/main-minus", line.behind)
+        if metric in summary.oracle:
+            flat[f"eval/{metric}/oracle"] = summary.oracle[metric]
+    for name, lines in summary.slices.items():
+        flat[f"eval/{summary.headline}/{name}"] = lines[summary.main].mean.value
+        for arm, line in lines.items():
+            flat |= _with_interval(f"eval/{summary.headline}/{name}/{arm}", line.mean)
+    for one in summary.knock_outs:
+        condition = one.condition.replace(":", "-")
+        flat |= _with_interval(f"eval/{summary.headline}/{one.arm}/{condition}", one.left)
+        kind, _, modality = one.condition.partition(":")
+        if one.arm == summary.main and kind == "shuffled":
+            flat[f"eval/contribution/{modality}"] = one.worth.value
+    return {name: value for name, value in flat.items() if not isnan(value)}
+
+
+def _with_interval(name: str, found: Estimate) -> dict[str, float]:
+    flat = {name: found.value}
+    return flat | ({f"{name}/low": found.low, f"{name}/high": found.high} if found.has_interval else {})
+
+
+def metric_names(ks: Sequence[int]) -> list[str]:
+    """The metrics of `retrieval.retrieval_scores`, the headline first."""
+    return [*(f"recall_at_{k}" for k in ks), *(f"ndcg_at_{k}" for k in ks), "mrr"]
+
+
+def label(metric: str) -> str:
+    """`R@10`, `NDCG@10`, `MRR`."""
+    kind, _, k = metric.partition("_at_")
+    name = {"recall": "R", "ndcg": "NDCG", "mrr": "MRR"}[kind]
+    return f"{name}@{int(k):,}" if k else name
+
+
+def table_text(summary: RetrievalSummary, confidence: float) -> str:
+    """The arms as a table for a terminal: metrics side by side, and how far the main arm is ahead by the headline."""
+    shown = [metric for metric in summary.metrics if not metric.startswith("ndcg_at_") or metric == "ndcg_at_10"]
+    head = ["arm", *(label(metric) for metric in shown), f"{summary.main} minus it, {label(summary.headline)}"]
+    lines = [head]
+    for arm in summary.arms:
+        cells = [summary.lines[metric][arm.name] for metric in shown]
+        told = [share(cells[0].mean), *(f"{100 * cell.mean.value:.1f}" for cell in cells[1:])]
+        lines.append([arm.label, *told, gain(cells[0].behind)])
+    if summary.oracle:
+        lines.append(["oracle", *(f"{100 * summary.oracle[m]:.1f}" if m in summary.oracle else "" for m in shown), ""])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rule = "  ".join("-" * width for width in widths)
+    about = f"{summary.queries:,} queries in a pool of {summary.pool:,}; per cent, [{confidence:.0%} interval]"
+    return "\n".join([rows[0], rule, *rows[1:], "", about, ""])
+
+
+def share(found: Estimate) -> str:
+    """`24.1 [22.0, 26.3]` in per cent, `24.1` where there is no interval."""
+    if isnan(found.value):
+        return ""
+    text = f"{100 * found.value:.1f}"
+    return f"{text} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.has_interval else text
+
+
+def gain(found: Estimate | None) -> str:
+    """`+2.1 [0.4, 3.9] *` in points; the star where the interval excludes zero."""
+    if found is None or isnan(found.value):
+        return ""
+    text = f"{100 * found.value:+.1f}"
+    if not found.has_interval:
+        return text
+    return f"{text} [{100 * found.low:.1f}, {100 * found.high:.1f}]{' *' if found.excludes_zero else ''}"

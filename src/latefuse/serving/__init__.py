@@ -1,0 +1,1 @@
+"""Vectors and indexes for use outside of the pipeline."""

@@ -1,0 +1,242 @@
+"""Embedding adapters in, findings out: every arm on one pool beside floors and knock-outs, the index, the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from latefuse import usage
+from latefuse.config import Evaluation, Task
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.evaluation import embeddings, pool
+from latefuse.evaluation.cost import costs
+from latefuse.evaluation.embeddings import Found, Sources, Unit
+from latefuse.evaluation.intervals import Bootstrap
+from latefuse.evaluation.report import neighbours, provenance
+from latefuse.evaluation.report import retrieval as page
+from latefuse.evaluation.retrieval_summary import RetrievalSummary, flat_metrics, metric_names, summarise, table_text
+from latefuse.evaluation.retrieval_verdict import findings, lifts_over_text
+from latefuse.evaluation.saliency_picture import picture
+from latefuse.evaluation.scores import ScoreTable
+from latefuse.evaluation.workers import measure_all
+from latefuse.models import embedder
+from latefuse.models.adapters import read_card
+from latefuse.models.backbone import load as load_backbone
+from latefuse.serving import index
+from latefuse.tracking import Tracker
+from latefuse.training.features import Features
+
+FILES = ("report.html", "table.txt", "metrics.json", "scores.parquet", "saliency.svg", "saliency.json")
+
+
+def run(
+    evaluation: Evaluation,
+    tasks: Mapping[str, Task],
+    dataset: Path,
+    backbone: Path,
+    finetuned: Sequence[Path],
+    out: Path,
+    tracker: Tracker,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Measure all arms of all seeds on the test pairs; returns the result that also lies in `out/result.json`.
+
+    tasks: the main arm first, its variants behind it. finetuned: output folders of that step. Writes FILES and, of the
+    main arm under the first seed, `vectors/` and a flat index into `out`.
+    """
+    began = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    again = partial(_sources, evaluation, tasks, dataset, backbone, list(finetuned), cache)
+    sources = again()
+    sources.features.warm((ref for item in sources.pool.items for ref in item.media), progress=True)
+    units = sources.units()
+    measured = dict(zip(units, measure_all(sources, again, evaluation.workers), strict=True))
+    scores = _scores(sources, measured)
+    summary = _summary(sources, scores)
+    controls = _controls(sources, scores, summary)
+    metrics = flat_metrics(summary)
+    scores.write(out / "scores.parquet")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (out / "table.txt").write_text(table_text(summary, evaluation.confidence), encoding="utf-8")
+    flows = _flows(measured, out)
+    lead = next(unit for unit in units if unit.source == sources.name)
+    _export(sources, lead, measured[lead], out)
+    report = page.RetrievalReport(
+        title=f"More like this: {sources.dataset.manifest.get('source', dataset.name)}",
+        summary=summary,
+        cards=neighbours.cards(sources, measured[lead].vectors),
+        flows=flows,
+        no_flows="No arm has a language model whose attention weights can be read.",
+        manifest=sources.dataset.manifest,
+        costs=costs([_result(path) for path in finetuned]),
+        facts=_facts(sources, began),
+        repeat=_repeat(sources),
+        description="Items as vectors: what pictures, clips and words are worth for finding what belongs together.",
+        confidence=evaluation.confidence,
+        fewest=evaluation.min_interval_rows,
+        slice_notes=pool.SLICES,
+        **controls,
+    )
+    (out / "report.html").write_text(page.build(report), encoding="utf-8")
+    found = findings(summary, **controls)
+    return _finish(sources, summary, metrics, found[0].text if found else "", tracker, out, began)
+
+
+def _sources(
+    evaluation: Evaluation,
+    tasks: Mapping[str, Task],
+    dataset: Path,
+    backbone: Path,
+    finetuned: Sequence[Path],
+    cache: Path | None,
+) -> Sources:
+    """Backbone, pool and adapters, ready to be measured. Raises DataError for an adapter of no arm."""
+    data, base = Dataset(dataset), load_backbone(backbone)
+    name, task = next(iter(tasks.items()))
+    found: dict[tuple[int, str], Path] = {}
+    for path in finetuned:
+        card = read_card(path / "adapter", data.fingerprint)
+        if card.arm not in tasks:
+            raise DataError(f"{path}: an adapter of {card.arm!r}, which is no arm of this recipe: {', '.join(tasks)}")
+        found[card.seed, card.arm] = path / "adapter"
+    if not any(arm == name for _, arm in found):
+        raise DataError(f"no adapter of the task {name!r} among {[str(path) for path in finetuned]}")
+    features = Features(base, data.media, cache / "features" if cache else None)
+    return Sources(base, features, data, name, tasks, pool.build(data, task, evaluation), found, evaluation)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _scores(sources: Sources, measured: Mapping[Unit, Found]) -> ScoreTable:
+    ks = sources.evaluation.retrieval.ks
+    modality = "+".join(sources.task.modality)
+    best = embeddings.oracle(sources.dataset, sources.pool, sources.name, modality, ks)
+    return ScoreTable(pl.concat([part.table().frame for part in (*(f.scores for f in measured.values()), best)]))
+
+
+def _summary(sources: Sources, scores: ScoreTable) -> RetrievalSummary:
+    return summarise(
+        scores,
+        sources.name,
+        embeddings.arms_of(sources),
+        metric_names(sources.evaluation.retrieval.ks),
+        sources.pool.slices,
+        sources.pool.size,
+        _how(sources.evaluation),
+    )
+
+
+def _controls(sources: Sources, scores: ScoreTable, summary: RetrievalSummary) -> dict[str, Any]:
+    """The arms that findings are told by: trained on shuffled media, and reading words alone."""
+    arms = sources.arms.items()
+    shuffled = [name for name, task in arms if task.embed is not None and task.embed.shuffled]
+    words = next((name for name, task in arms if task.modality == ("text",)), "")
+    slices, how = sources.pool.slices, _how(sources.evaluation)
+    lifts = lifts_over_text(scores, sources.name, summary.headline, shuffled, words, slices, how)
+    return {"shuffled_arms": shuffled, "text_arm": words, "lifts": lifts}
+
+
+def _how(evaluation: Evaluation) -> Bootstrap:
+    return Bootstrap(evaluation.bootstrap, evaluation.confidence, evaluation.min_interval_rows)
+
+
+def _flows(measured: Mapping[Unit, Found], out: Path) -> str:
+    """Saliency by layer and arm as a picture, also as a file; empty where no arm has a language model."""
+    flows: dict[str, torch.Tensor] = {
+        unit.source: found.flow for unit, found in measured.items() if found.flow is not None
+    }
+    drawn = picture(flows) if flows else ""
+    (out / "saliency.svg").write_text(drawn, encoding="utf-8")
+    told = {
+        arm: [dict(zip(("S_v", "S_t", "S_o"), row, strict=True)) for row in flow.tolist()]
+        for arm, flow in flows.items()
+    }
+    (out / "saliency.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return drawn
+
+
+def _export(sources: Sources, lead: Unit, found: Found, out: Path) -> None:
+    """The vectors of the pool and their index, bound to the adapter that made them."""
+    folder = sources.adapters[lead.seed, lead.source]
+    header = index.Header(
+        adapter=embedder.digest(folder),
+        backbone=sources.backbone.digest,
+        dataset=sources.dataset.fingerprint,
+        dim=sources.task.embed.dim if sources.task.embed else 0,
+    )
+    ids = [item.id for item in sources.pool.items]
+    vectors = found.vectors["full"].numpy()
+    index.write_vectors(out, [(ids, vectors)], lambda rows: rows, header)
+    index.build(out, header)
+
+
+def _facts(sources: Sources, began: float) -> dict[str, str]:
+    seeds = dict.fromkeys(str(seed) for seed, _ in sources.adapters)
+    settings = sources.task.embed
+    assert settings is not None
+    found = {
+        "backbone": sources.backbone.name,
+        "arms": ", ".join(sources.arms),
+        "seeds": ", ".join(seeds),
+        "held out": {"item": "whole items", "pair": "pairs"}[settings.scheme],
+        "queries, pool": f"{len(sources.pool.query):,}, {sources.pool.size:,}",
+        "measured in": f"{time.perf_counter() - began:.0f} s",
+    }
+    if sources.pool.left_out:
+        found["items without a field to read"] = f"{sources.pool.left_out:,}, left out of the pool"
+    return found
+
+
+def _repeat(sources: Sources) -> dict[str, str]:
+    backbone = sources.backbone
+    return {
+        "dataset fingerprint": sources.dataset.fingerprint,
+        "backbone": f"{backbone.name} {backbone.revision or ''} {backbone.digest}".replace("  ", " "),
+        "arms": "; ".join(f"{name} {task.digest}" for name, task in sources.arms.items()),
+        "evaluation": sources.evaluation.digest,
+        "seeds": ", ".join(dict.fromkeys(str(seed) for seed, _ in sources.adapters)),
+        "versions": provenance.versions(),
+    }
+
+
+def _finish(
+    sources: Sources,
+    summary: RetrievalSummary,
+    metrics: Mapping[str, float],
+    finding: str,
+    tracker: Tracker,
+    out: Path,
+    began: float,
+) -> dict[str, Any]:
+    """Tell the tracker in one batch, write the result, say in one line what was found."""
+    cost = {"wall_s": time.perf_counter() - began, **usage.peaks()}
+    result = {
+        "step": "evaluate",
+        "arms": [arm.name for arm in summary.arms],
+        "queries": summary.queries,
+        "pool": summary.pool,
+        "left_out": sources.pool.left_out,
+        "metrics": len(metrics),
+        "inputs": {"dataset": sources.dataset.fingerprint, "backbone": sources.backbone.digest},
+        **cost,
+        "run_id": tracker.run_id,
+    }
+    data = sources.dataset
+    tracker.dataset(data.path.name, data.fingerprint, str(data.manifest.get("source", "unknown")))
+    tracker.metrics({**metrics, **{f"sys/{name}": value for name, value in cost.items()}})
+    for name in FILES:
+        tracker.artifact(out / name, "evaluation")
+    (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"evaluate: {len(summary.arms)} arms in {cost['wall_s']:.0f} s. {finding}".rstrip())
+    return result

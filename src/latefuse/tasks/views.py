@@ -1,0 +1,246 @@
+"""How items become views: a prompt through a language model, or frozen vectors through projections (light).
+
+Both show the same two functions: `prepare` makes a chunk of items ready (tokens, stored features), `encode` turns it
+into one vector a view, with gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latefuse.config import Modality
+from latefuse.models.backbone import Backbone, MediaBatch
+from latefuse.models.heads import MULTIMODAL, EmbedHead
+from latefuse.prompts.items import Item, ItemPrompt, ItemSplicer
+from latefuse.tasks.catalogue import readable
+from latefuse.training.batching import pad
+from latefuse.training.features import Features
+
+Views = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some items, ready to be encoded.
+
+    raw: modality -> (media, dv) what the frozen tower made of them, pooled; owner: modality -> (media,) whose they are.
+    there: view -> (items,) bool. Of a language model: input_ids, attention_mask (items, L), padded on the right;
+    learned: (row, column, name) of learned tokens; pools: view -> (items,) positions. Of a light backbone: words
+    (items, dt), zero where `there["text"]` says that there are none.
+    """
+
+    items: int
+    raw: Mapping[str, Tensor]
+    owner: Mapping[str, Tensor]
+    there: Mapping[str, Tensor]
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    learned: tuple[tuple[int, int, str], ...] = ()
+    pools: Mapping[str, Tensor] = field(default_factory=dict)
+    media: MediaBatch | None = None
+    words: Tensor | None = None
+
+
+class Viewer(Protocol):
+    """What both kinds of backbones offer."""
+
+    def length(self, item: Item) -> int:
+        """By what items of like cost are put together."""
+        ...
+
+    def prepare(self, items: Sequence[Item], features: Features) -> Chunk:
+        """Items as one chunk."""
+        ...
+
+    def encode(self, chunk: Chunk) -> Views:
+        """View -> (items, dim), not yet of unit length."""
+        ...
+
+
+def viewer(backbone: Backbone) -> Viewer:
+    """The viewer of a backbone with a head."""
+    head = backbone.head
+    assert head is not None
+    if head.viewer is None:
+        head.viewer = VectorViews(backbone, head) if backbone.family.kind == "light" else PromptViews(backbone, head)
+    found: Viewer = head.viewer
+    return found
+
+
+class PromptViews:
+    """Views out of a language model: the states before each marker and at the end of the prompt."""
+
+    def __init__(self, backbone: Backbone, head: EmbedHead) -> None:
+        self.backbone, self.head = backbone, head
+        self.splicer = ItemSplicer.of(backbone, head.settings.prompt, head.settings.budget)
+        self.written: dict[Item, ItemPrompt] = {}
+
+    def prompt(self, item: Item) -> ItemPrompt:
+        """The item's prompt, written once."""
+        if item not in self.written:
+            self.written[item] = self.splicer.encode(item, self.head.inputs, bare=True)
+        return self.written[item]
+
+    def length(self, item: Item) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt(item).input_ids)
+
+    def prepare(self, items: Sequence[Item], features: Features) -> Chunk:
+        """See `Viewer`."""
+        prompts = [self.prompt(item) for item in items]
+        raw, owner = _raw(items, self.head, features)
+        return Chunk(
+            items=len(items),
+            raw=raw,
+            owner=owner,
+            there=_there(items, self.head),
+            input_ids=pad([prompt.input_ids for prompt in prompts], self._padding()),
+            attention_mask=pad([[1] * len(prompt.input_ids) for prompt in prompts], 0),
+            learned=tuple((row, at, name) for row, prompt in enumerate(prompts) for at, name in prompt.learned),
+            pools={view: torch.tensor([prompt.pools.get(view, 0) for prompt in prompts]) for view in self.head.views},
+            media=features.batch([ref for prompt in prompts for ref in prompt.media]),
+        )
+
+    def encode(self, chunk: Chunk) -> Views:
+        """See `Viewer`."""
+        backbone, head = self.backbone, self.head
+        assert chunk.input_ids is not None
+        assert chunk.attention_mask is not None
+        ids, mask = chunk.input_ids.to(backbone.device), chunk.attention_mask.to(backbone.device)
+        media = chunk.media.to(backbone.device) if chunk.media else None
+        with _written_over(backbone.model.get_input_embeddings(), chunk.learned, head):
+            hidden = backbone.hidden(ids, mask, media)
+        rows = torch.arange(chunk.items, device=ids.device)
+        dtype = head.reduce.weight.dtype
+        states = {view: hidden[rows, at.to(ids.device)].to(dtype) for view, at in chunk.pools.items()}
+        return {view: head.fuse(h, seen(chunk, head, view)) for view, h in states.items()}
+
+    def _padding(self) -> int:
+        tokenizer = self.backbone.tokenizer
+        return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
+class VectorViews:
+    """Views out of frozen vectors: sentence and picture, each projected, early fusion a sum of the projections."""
+
+    def __init__(self, backbone: Backbone, head: EmbedHead) -> None:
+        self.backbone, self.head = backbone, head
+
+    def length(self, item: Item) -> int:
+        """Characters."""
+        return len(item.title) + len(item.text)
+
+    def prepare(self, items: Sequence[Item], features: Features) -> Chunk:
+        """See `Viewer`."""
+        there = {**_there(items, self.head), "text": _has(items, "text")}
+        words = None
+        if self.head.words is not None:
+            words = torch.zeros(len(items), self.head.words.in_features)
+            shown = there["text"].nonzero()[:, 0].tolist()
+            if shown:
+                words[shown] = features.text([words_of(items[number]) for number in shown]).float()
+        raw, owner = _raw(items, self.head, features)
+        return Chunk(items=len(items), raw=raw, owner=owner, there=there, words=words)
+
+    def encode(self, chunk: Chunk) -> Views:
+        """See `Viewer`. Frozen vectors are brought to mean 0 and variance 1 each: their towers' scales differ much."""
+        head = self.head
+        early = {m: _pooled(chunk, m, layer, head.token(f"absent.{m}")) for m, layer in head.early.items()}
+        device = head.reduce.weight.device
+        h = torch.zeros(chunk.items, head.reduce.in_features, device=device)
+        if head.words is not None and chunk.words is not None:
+            words = head.words(F.layer_norm(chunk.words.to(device), chunk.words.shape[-1:]))
+            h = torch.where(chunk.there["text"].to(device)[:, None], words, head.token("absent.text"))
+        states = {MULTIMODAL: h + sum(early.values()), **{m: early[m] for m in head.views if m != MULTIMODAL}}
+        return {view: head.fuse(states[view], seen(chunk, head, view, norm=True)) for view in head.views}
+
+
+def words_of(item: Item) -> str:
+    """Title, topics and text of an item as the sentence encoder reads them."""
+    parts = (item.title, ", ".join(item.topics), item.text)
+    return ". ".join(part.strip() for part in parts if part.strip())
+
+
+def seen(chunk: Chunk, head: EmbedHead, view: str, norm: bool = False) -> Tensor | None:
+    """c (items, d): the mean over an item's media of W_c V, the learned absent vector where it has none.
+
+    view: the multimodal one has all media, that of a medium its own. norm: whether raw features are normalised first.
+    None without a gate.
+    """
+    if head.gate is None or head.absent is None:
+        return None
+    device = head.absent.device
+    total = torch.zeros(chunk.items, len(head.absent), device=device)
+    count = torch.zeros(chunk.items, 1, device=device)
+    for modality, layer in head.see.items():
+        if modality in chunk.raw and view in (MULTIMODAL, modality):
+            owner = chunk.owner[modality].to(device)
+            total = total.index_add(0, owner, layer(_ready(chunk.raw[modality], layer, norm)))
+            count = count.index_add(0, owner, torch.ones(len(owner), 1, device=device))
+    return torch.where(count > 0, total / count.clamp(min=1), head.absent)
+
+
+def _pooled(chunk: Chunk, modality: str, layer: nn.Module, absent: Tensor) -> Tensor:
+    """(items, d) the mean projection of an item's media of one modality, `absent` (d,) where it has none."""
+    if modality not in chunk.raw:
+        return absent.expand(chunk.items, -1)
+    owner = chunk.owner[modality].to(absent.device)
+    values = layer(_ready(chunk.raw[modality], layer, True))
+    total = torch.zeros(chunk.items, values.shape[-1], device=absent.device).index_add(0, owner, values)
+    count = torch.zeros(chunk.items, 1, device=absent.device).index_add(0, owner, torch.ones_like(values[:, :1]))
+    return torch.where(count > 0, total / count.clamp(min=1), absent)
+
+
+def _ready(raw: Tensor, layer: nn.Module, norm: bool) -> Tensor:
+    weight = layer.get_parameter("weight")
+    values = raw.to(weight.device, weight.dtype)
+    return F.layer_norm(values, values.shape[-1:]) if norm else values
+
+
+def _raw(items: Sequence[Item], head: EmbedHead, features: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What gate and projections need of the items' media: (raw, owner) of a chunk."""
+    raw, owner = {}, {}
+    for modality in {**head.see, **head.early}:
+        media = [(row, ref) for row, item in enumerate(items) for ref in item.media if ref.path]
+        mine = [(row, ref) for row, ref in media if ref.modality == modality]
+        if mine:
+            raw[modality] = features.pooled([ref for _, ref in mine])
+            owner[modality] = torch.tensor([row for row, _ in mine])
+    return raw, owner
+
+
+def _there(items: Sequence[Item], head: EmbedHead) -> dict[str, Tensor]:
+    """View -> (items,) bool: a visual view is there where its medium is."""
+    all_there = torch.ones(len(items), dtype=torch.bool)
+    return {view: all_there if view == MULTIMODAL else _has(items, view) for view in head.views}
+
+
+def _has(items: Sequence[Item], modality: Any) -> Tensor:
+    wanted: tuple[Modality, ...] = (modality,)
+    return torch.tensor([readable(item, wanted) for item in items])
+
+
+@contextmanager
+def _written_over(embedding: nn.Module, learned: Sequence[tuple[int, int, str]], head: EmbedHead) -> Iterator[None]:
+    """Inside, the embedding gives the head's learned vectors at these places of its next batch."""
+    if not learned:
+        yield
+        return
+    rows, columns = ([place[k] for place in learned] for k in (0, 1))
+    vectors = torch.stack([head.token(name) for _, _, name in learned])
+
+    def put(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+        return out.index_put((torch.tensor(rows), torch.tensor(columns)), vectors.to(out.device, out.dtype))
+
+    handle = embedding.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
