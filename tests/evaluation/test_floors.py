@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from latefuse.evaluation import floors
+from latefuse.evaluation import floors, retrieval
 from latefuse.models.folder import BackboneError
 
 PAIRS = torch.tensor([(0, 1), (0, 1), (0, 2), (1, 3), (2, 3), (2, 4), (5, 6)])
@@ -62,3 +62,18 @@ def test_a_sentence_encoder_is_the_mean_over_tokens() -> None:
 def test_an_encoder_that_is_not_there_is_named() -> None:
     with pytest.raises(BackboneError, match="no_such_package"):
         floors.SentenceEncoder.from_name("pip:no_such_package")
+
+
+def test_the_rows_of_a_block_of_queries_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "QUERIES", 4)
+    monkeypatch.setattr(retrieval, "CELLS", 4 * 3)
+    made, scores = [], torch.rand(9, 40, generator=torch.Generator().manual_seed(0))
+
+    def rows(numbers: torch.Tensor) -> torch.Tensor:
+        made.append(len(numbers))
+        return scores[numbers]
+
+    targets, query_of = torch.arange(18) * 2, torch.arange(18) % 9
+    found = retrieval.ranks(floors.by_rows(rows, 9, 40), targets, query_of)
+    assert found.tolist() == [int((scores[q] > scores[q, t]).sum()) for q, t in zip(query_of, targets, strict=True)]
+    assert made == [4, 4, 1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +17,7 @@ from sklearn.metrics import ndcg_score
 from latefuse.evaluation import floors, retrieval
 from latefuse.evaluation.retrieval import dot, lower_third, one_pair_each, own_rows, ranks, retrieval_scores, top_k
 from latefuse.evaluation.retrieval_summary import metric_names
-from latefuse.evaluation.screen import Screen
+from latefuse.evaluation.screen import Screen, usable
 
 
 def units(rows: int, dim: int, seed: int) -> torch.Tensor:
@@ -162,3 +164,81 @@ def test_the_lower_third_is_by_the_first_tercile() -> None:
     short, edge = lower_third(np.arange(1, 31))
     assert short.sum() == 10
     assert edge == 10
+
+
+@pytest.mark.parametrize("dim", [3, 768, 4_096])
+def test_equal_vectors_tie_wherever_they_stand_in_the_pool(dim: int) -> None:
+    """Rounding of a matrix product depends on the place, so ties are meant up to it; a target never counts itself."""
+    pool = units(700, dim, 8)
+    copies = torch.tensor([0, 5, 63, 64, 300, 511, 512, 699])
+    pool[copies] = pool[0].clone()
+    queries = units(9, dim, 9)
+    found = ranks(dot(queries, pool), copies.repeat(9), torch.arange(9).repeat_interleave(8)).view(9, 8)
+    before = (queries.double() @ pool.double().T > (queries.double() @ pool[0].double())[:, None] + 1e-6).sum(1)
+    assert torch.equal(found, (before + 7)[:, None].expand(9, 8))
+
+
+def test_a_score_that_is_no_number_stands_before_the_target_and_is_no_target() -> None:
+    scores = torch.tensor([[0.5, torch.nan, 0.1, torch.inf, -torch.inf]])
+    score, zero = floors.by_rows(lambda numbers: scores[numbers], 1, 5), torch.tensor([0])
+    assert ranks(score, zero, zero).tolist() == [2]
+    for bad in (1, 3, 4):
+        with pytest.raises(ValueError, match=f"target {bad} is not finite"):
+            ranks(score, torch.tensor([bad]), zero)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    score, zero = dot(units(2, 3, 0), units(4, 3, 1)), torch.tensor([0])
+    with pytest.raises(ValueError, match="excluded for its own query"):
+        ranks(score, torch.tensor([2]), zero, own_rows([2, -1]))
+    assert len(ranks(score, torch.tensor([2]), zero, own_rows([-1, 2]))) == 1
+    with pytest.raises(ValueError, match="target out of range: 2 queries, 4 pool rows"):
+        ranks(score, torch.tensor([4]), zero)
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) do not fit a pool of shape \(4, 5\)"):
+        top_k(units(2, 3, 0), units(4, 5, 1), 1)
+    with pytest.raises(ValueError, match="exclusion out of range"):
+        top_k(units(2, 3, 0), units(4, 3, 1), 1, torch.tensor([[2], [0]]))
+    with pytest.raises(ValueError, match="query 1 is not finite"):
+        top_k(torch.tensor([[1.0, 0.0], [torch.nan, 1.0]]), units(4, 2, 1), 1)
+
+
+def test_a_query_without_relevant_items_has_no_scores() -> None:
+    found = retrieval_scores(torch.tensor([0, 4]), torch.tensor([0, 2]), 4, (1, 5))
+    assert np.isnan(found["mrr"]).tolist() == [False, True, False, True]
+    assert found["recall_at_5"][[0, 2]].tolist() == [1, 1]
+    assert found["ndcg_at_5"][2] == pytest.approx(1 / np.log2(6))
+    assert all(np.isnan(column[[1, 3]]).all() for column in found.values())
+
+
+def test_many_queries_are_screened_on_the_way_and_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SCREENED_POOL": 1_000, "SCREENED_WIDTH": 32}.items():
+        monkeypatch.setattr(retrieval, name, value)
+    made = []
+    monkeypatch.setattr(retrieval, "Screen", type("Seen", (Screen,), {"__init__": _noting(made)}))
+    queries, pool = units(256, 64, 3), units(2_000, 64, 4)
+    few, many = top_k(queries[:255], pool, 5), top_k(queries, pool, 5)
+    assert made == ([1] if usable() else [])
+    assert torch.equal(many[1][:255], few[1])
+
+
+def _noting(made: list[int]) -> Callable[..., None]:
+    def init(self: Screen, pool: torch.Tensor) -> None:
+        made.append(1)
+        Screen.__init__(self, pool)
+
+    return init
+
+
+def test_short_ones_of_nothing_are_none() -> None:
+    mask, edge = lower_third([])
+    assert (mask.tolist(), edge) == ([], 0)
+
+
+def test_a_million_pairs_are_thinned_in_seconds() -> None:
+    draw = np.random.default_rng(0)
+    a, b = draw.integers(0, 300_000, (2, 1_000_000))
+    start = time.process_time()
+    kept = one_pair_each(a, b, draw.random(1_000_000))
+    assert time.process_time() - start < 20
+    ends = np.concatenate([a[kept], b[kept]])
+    assert len(np.unique(ends)) == len(ends) > 200_000

@@ -1,7 +1,9 @@
-"""Exported vectors: a killed run goes on, an index answers exactly or says how well, and refuses what is not its own."""
+"""Exported vectors: a killed run goes on, an index is exact or says how well it is, and refuses what is not its own."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,3 +139,60 @@ def test_an_index_that_is_not_this_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(VectorIndexError, match="not the description of an index"):
         Index(tmp_path)
+
+
+def test_an_index_whose_vectors_are_being_made_anew_can_not_be_opened(tmp_path: Path) -> None:
+    """Its parts are then of two adapters."""
+    write_vectors(tmp_path, batches(), Embed(), HEADER)
+    build(tmp_path, HEADER)
+    about = (tmp_path / "index.json").read_text()
+    write_vectors(tmp_path, batches(), Embed(), HEADER)
+    assert (tmp_path / "index.json").read_text() == about
+    other = HEADER.model_copy(update={"adapter": "c" * 64})
+    with pytest.raises(KeyboardInterrupt):
+        write_vectors(tmp_path, batches(), Embed(falls_at=2), other)
+    with pytest.raises(VectorIndexError, match=r"no index\.json"):
+        Index(tmp_path, HEADER.adapter)
+    (tmp_path / "index.json").write_text(about)
+    with pytest.raises(VectorIndexError, match=r"part-00000\.parquet: made for another index"):
+        Index(tmp_path, HEADER.adapter)
+
+
+def test_an_index_of_fewer_items_than_before_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    write_vectors(tmp_path, batches(), Embed(), HEADER)
+    build(tmp_path, HEADER)
+    assert write_vectors(tmp_path, batches(rows=40), Embed(), HEADER) == {"written": 0, "kept": 40}
+    with pytest.raises(VectorIndexError, match=r"no index\.json"):
+        Index(tmp_path)
+    assert build(tmp_path, HEADER).count == len(Index(tmp_path).ids) == 40
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_an_item_is_not_counted_as_its_own_neighbour_and_of_equal_ones_any_counts(kind: Any, tmp_path: Path) -> None:
+    """Four vectors, each fifty times: every found neighbour has the score of the exact ones."""
+    rows = np.repeat(np.eye(4, DIM, dtype=np.float32), 50, axis=0)
+    write_vectors(tmp_path, [([f"i{k}" for k in range(200)], rows)], lambda given: given, HEADER)
+    assert build(tmp_path, HEADER, kind).recall > 0.9
+    write_vectors(tmp_path, [(["alone"], rows[:1])], lambda given: given, HEADER)
+    assert build(tmp_path, HEADER, kind).recall == 1.0
+    assert Index(tmp_path).search(rows[:1], 5) == [[("alone", 1.0)]]
+
+
+@pytest.mark.parametrize("first", ["torch", "faiss"])
+def test_torch_and_faiss_work_in_one_process_whichever_comes_first(first: str) -> None:
+    """Each brings an OpenMP of its own."""
+    second = {"torch": "faiss", "faiss": "torch"}[first]
+    code = f"""
+import {first}, {second}
+import numpy as np
+torch.set_num_threads(2), faiss.omp_set_num_threads(2)
+rows = torch.nn.functional.normalize(torch.randn(3000, 64), dim=1)
+flat = faiss.IndexFlatIP(64)
+flat.add(rows.numpy())
+for _ in range(3):
+    near = flat.search(rows[:50].numpy(), 3)[1]
+    assert (torch.from_numpy(near) == (rows[:50] @ rows.T).topk(3).indices).all()
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr

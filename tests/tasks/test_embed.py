@@ -262,6 +262,17 @@ def test_a_pair_with_an_item_of_no_usable_field_is_left_out_and_counted(
     assert len(found.examples) == 4 * 20 - 8
 
 
+@pytest.mark.parametrize("family", ["video_llava", "light_conv"])
+def test_items_whose_words_are_cut_are_counted(family: str, fresh_backbone: Callable[..., Any], data: Dataset) -> None:
+    backbone = fresh_backbone(family)
+    whole = embed.select(data, task_of(budget={"tokens": 10_000}), "train", backbone)
+    short = embed.select(data, task_of(budget={"tokens": 8}), "train", backbone)
+    words = {item.id: item for pair in whole.examples for item in (pair.a, pair.b)}
+    told = sum(bool(item.title) for item in words.values())
+    assert whole.cut == 0 if family == "video_llava" else whole.cut >= 0
+    assert short.cut == told if family == "video_llava" else short.cut == whole.cut
+
+
 def test_split_schemes_are_the_stored_ones(setting: Callable[..., Setting]) -> None:
     shop = setting(scheme="pair")
     by_pair = embed.examples(shop.data, shop.task, "test", shop.backbone)

@@ -101,7 +101,7 @@ class Sources:
         return [embed.pair(items[queries[number]], items[targets[number]]) for number in numbers]
 
     def _vectors(self, items: Sequence[Item]) -> Tensor:
-        self.features.warm((ref for item in items for ref in item.media), progress=False)
+        embed.warm_items(items, self.backbone, self.features, progress=False)
         size = self.evaluation.batch_size
         return embed.vectors(self.backbone, items, features=self.features, batch_size=size)
 

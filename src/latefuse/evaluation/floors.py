@@ -21,13 +21,22 @@ from latefuse.progress import bar, no_library_bars
 
 
 def by_rows(rows: Callable[[Tensor], Tensor], queries: int, pool: int) -> Scorer:
-    """A scorer out of what gives whole rows: numbers of queries (b,) -> their scores of the pool (b, N)."""
+    """A scorer out of what gives whole rows: numbers of queries (b,) -> their scores of the pool (b, N).
+
+    The rows asked for last are kept, since a block of queries is asked for column block by column block.
+    """
+    kept: list[Tensor] = []
+
+    def whole(numbers: Tensor) -> Tensor:
+        if not kept or not torch.equal(kept[0], numbers):
+            kept[:] = [numbers, rows(numbers)]
+        return kept[1]
 
     def pairs(query: Tensor, index: Tensor) -> Tensor:
         asked, row = query.unique(return_inverse=True)
-        return rows(asked)[row, index]
+        return whole(asked)[row, index]
 
-    return Scorer(lambda numbers, columns: rows(numbers)[:, columns].clone(), pairs, queries, pool)
+    return Scorer(lambda numbers, columns: whole(numbers)[:, columns].clone(), pairs, queries, pool)
 
 
 def popularity(counts: Tensor, queries: int) -> Scorer:

@@ -30,6 +30,7 @@ WIDTH_STEP = 64
 TRIALS = 64
 STEPS = 100  # of the bytes that products come in, below the margin
 ROUNDING = 1e-6
+EPSILON = 2.0**-22
 GIVE_UP = 1 / 32  # of all pairs; past that, scoring them one by one costs more than all at once
 TINY = 1e-30
 WAITING = 1 << 20
@@ -88,7 +89,8 @@ class Screen:
             waiting.append((query[unsure], place[unsure], bound[unsure]))
             held += len(waiting[-1][0])
             if held > WAITING or block + 1 == len(self.worst):
-                self._settle_last(queries, *(torch.cat(parts) for parts in zip(*waiting, strict=True)), best, banned)
+                query, place, bound = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+                self._settle_last(queries, query, place, bound, best, banned)
                 waiting, held = [], 0
         return best.scores, best.indices
 
@@ -97,7 +99,8 @@ class Screen:
         error, size, rest = self.worst[block]
         margin = rounded.size * error + rounded.error * size + rounded.rest * rest
         most = (rounded.size + rounded.rest + rounded.error) * (size + rest)
-        margin += self.pool.shape[1] * 2.0**-22 * most  # what float32 itself may be off by, in both passes
+        # What float32 may be off by itself: in the scores, and where the product and its offset cancel.
+        margin += EPSILON * (self.pool.shape[1] * most + 4 * LEVELS * self.step * rounded.mass)
         floor = best.floor.maximum(-2 * most)
         step = float(margin.max()) / STEPS + TINY
         offset = margin - floor + step - (LEVELS + 1) * self.step * rounded.sums
@@ -131,12 +134,17 @@ class Screen:
 
 @dataclass(frozen=True)
 class _Rounded:
-    """Queries, turned and rounded: |q'|, |q1 - q'|, |q2|, sum of the codes, step of the codes, all (Q,); the codes."""
+    """Queries, turned and rounded.
+
+    size, error, rest: |q'|, |q1 - q'|, |q2|. sums, mass: of the components of q', and of their sizes. steps: of the
+    codes, the whole numbers that q' consists of. All (Q,). packed: the codes.
+    """
 
     size: Tensor
     error: Tensor
     rest: Tensor
     sums: Tensor
+    mass: Tensor
     steps: Tensor
     packed: Tensor
 
@@ -148,7 +156,7 @@ class _Rounded:
         near = codes * steps[:, None]
         packed = torch.ops.onednn.qlinear_prepack(codes.to(torch.int8), None)
         error, rest = (turned - near).norm(dim=1), _left_out(queries, turned)
-        return cls(near.norm(dim=1), error, rest, codes.sum(1) * steps, steps, packed)
+        return cls(near.norm(dim=1), error, rest, near.sum(1), near.abs().sum(1), steps, packed)
 
 
 def _left_out(vectors: Tensor, turned: Tensor) -> Tensor:
@@ -163,7 +171,7 @@ def _first_floor(queries: Tensor, pool: Tensor, k: int, excluded: Places) -> Ten
     sample, (query, index) = pool[::stride], excluded
     scores, here = queries @ sample.T, index % stride == 0
     nearest.hide(scores, (query[here], index[here] // stride), 0)
-    rounding = pool.shape[1] * 2.0**-22 * queries.norm(dim=1) * sample.norm(dim=1).max()
+    rounding = EPSILON * pool.shape[1] * queries.norm(dim=1) * sample.norm(dim=1).max()
     return scores.topk(k).values[:, -1] - rounding - TINY
 
 

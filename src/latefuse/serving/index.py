@@ -29,6 +29,7 @@ FAISS, ABOUT, PARTS = "index.faiss", "index.json", "vectors"
 SAMPLE = 256
 MANY = 50_000
 NEAREST = 10
+TIE = 1e-6
 
 
 class VectorIndexError(UserError, RuntimeError):
@@ -69,8 +70,10 @@ def write_vectors(
 ) -> dict[str, int]:
     """One part of Parquet for each batch of (ids, items); returns how many vectors were written and how many kept.
 
-    A part that an earlier run finished for the same header and ids is kept as it is. total: items, for the bar. Raises
-    VectorIndexError for an id that comes twice, and for vectors of another shape than promised.
+    A part that an earlier run finished for the same header and ids is kept as it is; with the first one that is not,
+    `index.json` goes, since the index is no longer that of the parts. total: items, for the bar. Ids are kept in
+    memory, about 100 bytes each. Raises VectorIndexError for an id that comes twice, and for vectors of another shape
+    than promised.
     """
     folder = out / PARTS
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,18 +82,20 @@ def write_vectors(
     number = -1
     with bar(total=total, desc="embed", unit="item") as shown:
         for number, (ids, items) in enumerate(batches):
-            twice = [one for one in ids if one in seen] or [one for one in set(ids) if list(ids).count(one) > 1]
-            if twice:
-                raise VectorIndexError(f"item {twice[0]!r} comes twice: ids of a catalogue are distinct")
-            seen.update(ids)
+            for one in ids:
+                if one in seen:
+                    raise VectorIndexError(f"item {one!r} comes twice: ids of a catalogue are distinct")
+                seen.add(one)
             path = folder / f"part-{number:05d}.parquet"
             if _finished(path, ids, header):
                 told["kept"] += len(ids)
             else:
+                (out / ABOUT).unlink(missing_ok=True)
                 _write_part(path, ids, embed(items), header)
                 told["written"] += len(ids)
             shown.update(len(ids))
     for stranger in sorted(folder.glob("part-*.parquet"))[number + 1 :]:
+        (out / ABOUT).unlink(missing_ok=True)
         stranger.unlink()
     return told
 
@@ -118,13 +123,27 @@ def _write_part(path: Path, ids: Sequence[str], vectors: Vectors, header: Header
 
 def parts(folder: Path) -> Iterator[tuple[list[str], Vectors]]:
     """(ids, vectors (n, D)) part by part. Raises VectorIndexError for a part that can't be read."""
-    for path in sorted((folder / PARTS).glob("part-*.parquet")):
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise VectorIndexError(f"{path}: can't be read ({error}): run `latefuse embed` again") from None
+    for _, table in _tables(folder):
         column = table["vector"].combine_chunks()
         yield table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(table), -1)
+
+
+def _tables(folder: Path, columns: list[str] | None = None) -> Iterator[tuple[Path, pa.Table]]:
+    for path in sorted((folder / PARTS).glob("part-*.parquet")):
+        try:
+            yield path, pq.read_table(path, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise VectorIndexError(f"{path}: can't be read ({error}): run `latefuse embed` again") from None
+
+
+def _ids(folder: Path, header: Header) -> list[str]:
+    """The ids of all parts, in order. Raises VectorIndexError for a part that another run has made since."""
+    found = []
+    for path, table in _tables(folder, ["id"]):
+        if (table.schema.metadata or {}).get(b"header") != header.key().encode():
+            raise VectorIndexError(f"{path}: made for another index than {folder / ABOUT}: run `latefuse embed` again")
+        found += table["id"].to_pylist()
+    return found
 
 
 def build(folder: Path, header: Header, kind: Kind = "flat", seed: int = 0) -> About:
@@ -139,15 +158,17 @@ def build(folder: Path, header: Header, kind: Kind = "flat", seed: int = 0) -> A
         raise VectorIndexError(f"{folder / PARTS}: no vectors to make an index of")
     made, options = _empty(kind, header.dim, count)
     if not made.is_trained:
-        made.train(_sample(folder, min(count, 100 * options["lists"]), seed))
+        made.train(_sample(folder, min(count, 100 * options["lists"]), seed)[1])
     for _, vectors in parts(folder):
         made.add(np.ascontiguousarray(vectors))
-    recall = 1.0 if kind == "flat" else _recall(made, folder, min(SAMPLE, count), min(NEAREST + 1, count), seed)
+    recall = 1.0 if kind == "flat" else _recall(made, folder, min(SAMPLE, count), min(NEAREST, count - 1), seed)
     about = About(header=header, count=count, kind=kind, options=options, recall=recall)
     aside = folder / f".{FAISS}.{os.getpid()}"
     faiss.write_index(made, str(aside))
+    (folder / ABOUT).unlink(missing_ok=True)
     aside.replace(folder / FAISS)
-    (folder / ABOUT).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    aside.write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    aside.replace(folder / ABOUT)
     if kind != "flat":
         print(f"index: {kind} over {count:,} vectors finds {recall:.1%} of the {NEAREST} exact neighbours", flush=True)
     return about
@@ -170,31 +191,40 @@ def _empty(kind: Kind, dim: int, count: int) -> tuple[Any, dict[str, int]]:
     return cells, {"lists": lists, "probes": cells.nprobe}
 
 
-def _sample(folder: Path, wanted: int, seed: int) -> Vectors:
-    """About `wanted` vectors, evenly from all parts."""
-    whole = np.concatenate([vectors for _, vectors in parts(folder)])
-    chosen = np.random.default_rng(seed).permutation(len(whole))[:wanted]
-    return np.ascontiguousarray(whole[np.sort(chosen)])
+def _sample(folder: Path, wanted: int, seed: int) -> tuple[NDArray[np.int64], Vectors]:
+    """Rows drawn from all parts, and their vectors; memory does not grow with the parts."""
+    sizes = [pq.ParquetFile(path).metadata.num_rows for path in sorted((folder / PARTS).glob("part-*.parquet"))]
+    rows = np.sort(np.random.default_rng(seed).choice(sum(sizes), wanted, replace=False))
+    taken, start = [], 0
+    for _, vectors in parts(folder):
+        taken.append(vectors[rows[(rows >= start) & (rows < start + len(vectors))] - start])
+        start += len(vectors)
+    return rows, np.concatenate(taken)
 
 
 def _recall(made: Any, folder: Path, queries: int, k: int, seed: int) -> float:
-    """The share of exact neighbours that the index finds for some of its own items."""
+    """The share of the k exact neighbours that the index finds for some of its own items, these aside; 1 without any.
+
+    An item that has as good a score as the k-th exact neighbour counts as found: of equal vectors any will do.
+    """
     import torch
 
-    from latefuse.evaluation.retrieval import top_k
+    from latefuse.evaluation.nearest import Best
+    from latefuse.evaluation.retrieval import own_rows, top_k
 
-    asked = _sample(folder, queries, seed)
-    _, found = made.search(asked, k)
-    best = torch.full((len(asked), k), -torch.inf)
-    places = torch.zeros(len(asked), k, dtype=torch.long)
-    start = 0
+    if not k:
+        return 1.0
+    rows, asked = (torch.from_numpy(part) for part in _sample(folder, queries, seed))
+    best, start = Best(queries, k, asked), 0
     for _, vectors in parts(folder):
-        scores, near = top_k(torch.from_numpy(asked), torch.from_numpy(vectors.copy()), min(k, len(vectors)))
-        best, order = torch.cat([best, scores], dim=1).topk(k, dim=1)
-        places = torch.cat([places, near + start], dim=1).gather(1, order)
+        own = torch.where((rows >= start) & (rows < start + len(vectors)), rows - start, -1)
+        scores, near = top_k(asked, torch.from_numpy(vectors.copy()), k, own_rows(own))
+        query = torch.arange(queries)[:, None].expand_as(near)[near >= 0]
+        best.offer(query, near[near >= 0] + start, scores[near >= 0])
         start += len(vectors)
-    hits = [len(set(a) & set(b)) for a, b in zip(found.tolist(), places.tolist(), strict=True)]
-    return sum(hits) / (k * len(asked))
+    scores, found = (torch.from_numpy(part) for part in made.search(asked.numpy(), k + 1))
+    hits = (scores >= best.scores[:, -1:] - TIE) & (found != rows[:, None]) & (found >= 0)
+    return float(hits.sum(1).clamp_max(k).sum()) / (k * queries)
 
 
 class Index:
@@ -222,7 +252,7 @@ class Index:
                 "be compared; embed the catalogue again, or name the adapter that made this index"
             )
         self.folder = folder
-        self.ids = [one for ids, _ in parts(folder) for one in ids]
+        self.ids = _ids(folder, self.about.header)
         try:
             self.made = faiss.read_index(str(folder / FAISS))
         except RuntimeError as error:

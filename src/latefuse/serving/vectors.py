@@ -78,7 +78,7 @@ class Embedder:
 
     def vectors(self, items: Sequence[Item], batch_size: int = 64) -> Vectors:
         """(n, dim) float32 unit vectors."""
-        self.features.warm((ref for item in items for ref in item.media), progress=False)
+        embed.warm_items(items, self.backbone, self.features, progress=False)
         found = embed.vectors(self.backbone, items, features=self.features, batch_size=batch_size)
         return np.asarray(found.numpy(), np.float32)
 

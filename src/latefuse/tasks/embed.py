@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,11 +27,12 @@ from latefuse.models import embedder
 from latefuse.models.adapter_files import AdapterCard
 from latefuse.models.backbone import Backbone
 from latefuse.models.heads import MULTIMODAL, EmbedHead
+from latefuse.models.light import too_long
 from latefuse.progress import bar
 from latefuse.prompts import MediaRef
-from latefuse.prompts.items import Item
+from latefuse.prompts.items import Item, ItemSplicer
 from latefuse.tasks.catalogue import catalogue, readable
-from latefuse.tasks.views import Chunk, Views, viewer
+from latefuse.tasks.views import Chunk, Views, viewer, words_of
 from latefuse.training.batching import shuffled_steps
 from latefuse.training.contrast import cached, view_loss
 from latefuse.training.distributed import TrainingError, is_sharded
@@ -81,7 +82,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Selection:
-    """The pairs of a split, and how many were left out, by reason. cut: 0, words are cut by budget and never a row."""
+    """The pairs of a split, and how many were left out, by reason. cut: items of whose words a part is not shown."""
 
     examples: list[Pair]
     left_out: dict[str, int]
@@ -149,7 +150,19 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
         )
     ends = Counter(item.id for one in kept for item in (one.a, one.b))
     share = {key: math.log(count / (2 * len(kept))) for key, count in ends.items()}
-    return Selection([replace(one, log_q=(share[one.a.id], share[one.b.id])) for one in kept], dict(left_out))
+    weighed = [replace(one, log_q=(share[one.a.id], share[one.b.id])) for one in kept]
+    return Selection(weighed, dict(left_out), cut_items(backbone, task, [items[key] for key in ends]))
+
+
+def cut_items(backbone: Backbone, task: Task, items: Sequence[Item]) -> int:
+    """Of how many items the words are longer than the budget, or than the sentence encoder reads."""
+    if "text" not in task.modality:
+        return 0
+    if backbone.family.kind == "light":
+        return too_long(backbone, [words_of(item) for item in items])
+    splicer = ItemSplicer.of(backbone, _options(task).prompt, _options(task).budget)
+    prompts = (splicer.encode(item, task.modality, bare=True) for item in items)
+    return sum(bool(prompt.cut or prompt.cut_characters) for prompt in prompts)
 
 
 def pair(a: Item, b: Item) -> Pair:
@@ -162,6 +175,21 @@ def content_of(item: Item) -> int:
     """A number in 63 bits for what an item shows: items of equal words and media must not be told apart."""
     shown = "\0".join([item.title, item.text, *item.topics, *(ref.path for ref in item.media)])
     return int.from_bytes(hashlib.sha256(shown.encode()).digest()[:8], "big") >> 1
+
+
+def warm(rows: Sequence[Pair], backbone: Backbone, features: Features, progress: bool) -> int:
+    """Store what the frozen parts make of all items of the rows; returns how many media and texts were encoded."""
+    return warm_items({item: None for row in rows for item in (row.a, row.b)}, backbone, features, progress)
+
+
+def warm_items(items: Iterable[Item], backbone: Backbone, features: Features, progress: bool) -> int:
+    """The same for items: media, and for a light backbone their words."""
+    items = list(items)
+    encoded = features.warm((ref for item in items for ref in item.media), progress=progress)
+    if backbone.family.kind == "light" and "text" in _head(backbone).inputs:
+        texts = [words_of(item) for item in items if readable(item, ("text",))]
+        encoded += features.warm_text(texts, progress=progress)
+    return encoded
 
 
 def steps(rows: Sequence[Pair], train: Train, seed: int, parts: int) -> list[list[int]]:

@@ -31,7 +31,8 @@ from latefuse.training.features import Features
 
 __all__ = [
     "Batch", "Example", "attach", "collate", "decode", "examples", "loss", "next_token_logprobs", "nll",
-    "node_logprobs", "predict", "progress_bar", "prompt_batch", "rewrite", "save", "score", "select", "steps", "trie",
+    "node_logprobs", "predict", "progress_bar", "prompt_batch", "rewrite", "save", "score", "select", "steps",
+    "trie", "warm",
 ]  # fmt: skip
 
 NODE_SLICE = 256
@@ -66,6 +67,11 @@ def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int) -> None:
 def save(backbone: Backbone, folder: Path, card: AdapterCard) -> AdapterCard:
     """Write the adapter in PEFT's own format with its card. Raises AdapterError."""
     return adapters.save(backbone.peft, folder, card)
+
+
+def warm(rows: Sequence[Example], backbone: Backbone, features: Features, progress: bool) -> int:
+    """Store what the frozen tower makes of all media of the rows; returns how many were encoded."""
+    return features.warm((ref for row in rows for ref in row.media), progress=progress)
 
 
 def steps(rows: Sequence[Example], train: Train, seed: int, parts: int) -> list[list[int]]:

@@ -158,7 +158,7 @@ def train(
     for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), report):
         trainer.add_callback(callback)
     rows = [*todo.rows, *(row for part in valid.values() for row in part)]
-    encoded = features.warm((ref for row in rows for ref in row.media), progress=world.first)
+    encoded = get(kind).warm(rows, backbone, features, world.first)
     world.wait()
     resumed = _resume(out / "checkpoints", key, world)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
