@@ -143,6 +143,23 @@ def test_the_paper_s_protocol_takes_queries_out_of_the_pool(shop_items: Path) ->
     assert set(found.slices) == {"short-query", "short-target", "cold"}
 
 
+def test_what_a_query_is_known_to_go_with_does_not_compete(shop_items: Path) -> None:
+    recipe = Recipe.model_validate({**RECIPE, "data": {"source": "demo", "splits": {"scheme": "pair"}}})
+    data = Dataset(shop_items)
+    found = pool.build(data, recipe.tasks["both"], EVALUATION)
+    place = {item.id: number for number, item in enumerate(found.items)}
+    targets = {(int(found.query[q]), int(t)) for q, t in zip(found.query_of, found.target, strict=True)}
+    wanted = {(one, one) for one in found.query.tolist()}
+    for row in data.rows("pairs", "train", scheme="pair"):
+        for a, b in ((row["a"], row["b"]), (row["b"], row["a"])):
+            if a in place and b in place and place[a] in found.query.tolist():
+                wanted.add((place[a], place[b]))
+    numbers, places = found.excluded
+    told = set(zip(found.query[numbers].tolist(), places.tolist(), strict=True))
+    assert told == wanted - targets
+    assert len(told) > len(found.query)
+
+
 def test_an_empty_pool_and_an_adapter_of_no_arm_are_told(
     trained: Any, shop_items: Path, backbone_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -111,8 +111,7 @@ class Sources:
     def _record(self, found: Found, unit: Unit, condition: str, score: retrieval.Scorer) -> None:
         """Ranks of all targets under a scorer, as lines of every query."""
         pool, ks = self.pool, self.evaluation.retrieval.ks
-        excluded = retrieval.own_rows(pool.query)
-        ranks = retrieval.ranks(score, pool.target, pool.query_of, excluded, pool.allowed)
+        ranks = retrieval.ranks(score, pool.target, pool.query_of, pool.excluded, pool.allowed)
         values = retrieval.retrieval_scores(ranks, pool.query_of, len(pool.query), ks)
         for number, query in enumerate(pool.ids()):
             key = (unit.source, unit.seed, condition, self.name, "", query, query, "+".join(self.task.modality), "")

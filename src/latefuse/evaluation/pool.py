@@ -29,8 +29,9 @@ SLICES = {
 @dataclass(frozen=True)
 class Pool:
     """items: everything that can be read, in stored order. query: (Q,), target: (P,) places of items; query_of: (P,)
-    the number of the query that a target belongs to. allowed: (N,) bool, what may be found. train: (pairs, 2) places of
-    the training pairs. slices: name -> ids of queries. left_out: items without any modality that the arm reads.
+    the number of the query that a target belongs to. allowed: (N,) bool, what may be found. excluded: (2, E) numbers of
+    queries and what each may not find: itself, and its partners in training, which are known. train: (pairs, 2) places
+    of the training pairs. slices: name -> ids of queries. left_out: items without any modality that the arm reads.
     """
 
     items: list[Item]
@@ -38,6 +39,7 @@ class Pool:
     target: Tensor
     query_of: Tensor
     allowed: Tensor
+    excluded: Tensor
     train: Tensor
     slices: Mapping[str, list[str]]
     left_out: int = 0
@@ -83,6 +85,7 @@ def build(dataset: Dataset, task: Task, evaluation: Evaluation) -> Pool:
         target=torch.from_numpy(b),
         query_of=torch.from_numpy(query_of),
         allowed=torch.from_numpy(allowed),
+        excluded=torch.from_numpy(_known(query, b, query_of, train, len(items))),
         train=torch.from_numpy(train),
         slices=_slices(items, task, query, b, query_of, train),
         left_out=len(every) - len(items),
@@ -105,6 +108,16 @@ def _allowed(dataset: Dataset, pool: str, items: Sequence[Item]) -> np.ndarray:
         return np.ones(len(items), bool)
     held_out = set(dataset.table("items", "test", "item", columns=["id"])["id"].to_pylist())
     return np.array([item.id in held_out for item in items])
+
+
+def _known(query: np.ndarray, target: np.ndarray, query_of: np.ndarray, train: np.ndarray, n: int) -> np.ndarray:
+    """(2, E) numbers of queries and places of themselves and of their training partners, targets aside."""
+    number = np.full(n, -1)
+    number[query] = np.arange(len(query))
+    ends = np.concatenate([np.stack([query, query], axis=1), train, train[:, ::-1]])
+    keys = np.unique((number[ends[:, 0]] * n + ends[:, 1])[number[ends[:, 0]] >= 0])
+    keys = np.setdiff1d(keys, query_of * n + target)
+    return np.stack([keys // n, keys % n])
 
 
 def _slices(

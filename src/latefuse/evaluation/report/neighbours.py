@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latefuse.evaluation.embeddings import Sources
 from latefuse.evaluation.report import pictures
-from latefuse.evaluation.retrieval import dot, own_rows, ranks, top_k
+from latefuse.evaluation.retrieval import dot, ranks, top_k
 from latefuse.fusion.rows import evenly
 from latefuse.prompts.items import Item
 
@@ -48,20 +48,24 @@ def cards(sources: Sources, vectors: Mapping[str, Tensor], nearest: int = 5) -> 
     vectors: condition -> (N, D) of the pool.
     """
     pool = sources.pool
-    numbers = evenly(len(pool.query), sources.evaluation.retrieval.neighbours) if vectors else []
+    numbers = evenly(len(pool.query), sources.evaluation.retrieval.neighbours)
+    if not vectors or not numbers:
+        return []
     places = pool.query[numbers]
     partners = [int(pool.target[pool.query_of == number][0]) for number in numbers]
     made = [NeighbourCard(_shown(sources, int(q)), _shown(sources, p)) for q, p in zip(places, partners, strict=True)]
     closed = (~pool.allowed).nonzero()[:, 0]
     shut = torch.cartesian_prod(torch.arange(len(numbers)), closed).T
-    hidden = torch.cat([shut, own_rows(places)], dim=1).unique(dim=1)
+    mine = [pool.excluded[1][pool.excluded[0] == number] for number in numbers]
+    known = torch.cat([torch.stack([torch.full_like(one, row), one]) for row, one in enumerate(mine)], dim=1)
+    hidden = torch.cat([shut, known], dim=1).unique(dim=1)
     for condition, name in CONDITIONS.items():
-        if condition not in vectors or not numbers:
+        if condition not in vectors:
             continue
         rows = vectors[condition]
         scores, found = top_k(rows[places], rows, min(nearest, pool.size), hidden)
         score, one = dot(rows[places], rows), torch.arange(len(numbers))
-        position = ranks(score, torch.tensor(partners), one, own_rows(places), pool.allowed).tolist()
+        position = ranks(score, torch.tensor(partners), one, known, pool.allowed).tolist()
         for number, card in enumerate(made):
             pairs = zip(found[number].tolist(), scores[number].tolist(), strict=True)
             card.found[name] = [_shown(sources, at, value, at == partners[number]) for at, value in pairs if at >= 0]
