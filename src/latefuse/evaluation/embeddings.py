@@ -69,6 +69,11 @@ class Sources:
         """The main arm's task."""
         return self.arms[self.name]
 
+    @property
+    def lead(self) -> Unit:
+        """The main arm under its lowest seed: whose vectors are shown and exported."""
+        return Unit(min(seed for seed, arm in self.adapters if arm == self.name), self.name)
+
     def units(self) -> list[Unit]:
         """Trained arms first, they take longest."""
         return [Unit(*key) for key in self.adapters] + [Unit(NO_SEED, name) for name in self.floors()]
@@ -82,14 +87,13 @@ class Sources:
         task = self.arms[unit.source]
         embedder.load(self.backbone, self.adapters[unit.seed, unit.source])
         items = shown_to(task, self.pool.items)
-        shown = unit.source == self.name and unit.seed == min(seed for seed, _ in self.adapters)
         knockouts = self.evaluation.knockouts if unit.source == self.name else CONTROL_KNOCKOUTS
         for condition, changed in conditions(task, items, knockouts, max(unit.seed, 0)).items():
             vectors = self._vectors(changed)
             self._record(found, unit, condition, self._scorer(vectors))
-            if shown and condition in (FULL, "only:text", "only:image"):
+            if unit == self.lead and condition in (FULL, "only:text", "only:image"):
                 found.vectors[condition] = vectors
-        if unit.seed == min(seed for seed, _ in self.adapters):
+        if unit.seed == self.lead.seed:
             found.flow = flow_of_pairs(self.backbone, self._pairs(items), self.features)
         return found
 
@@ -207,14 +211,13 @@ def oracle(dataset: Dataset, pool: Pool, task: str, modality: str, ks: Sequence[
     Nothing tells items of one look apart: of g of them in the pool, k found at random hold the target with k / g.
     """
     found = Scores()
-    if dataset.manifest.get("source") != "demo":
+    if dataset.manifest.get("source") != "demo" or "reviews" in dataset.tables:  # looks decide where nobody reviews
         return found
     told = {row["id"]: row for row in dataset.rows("items")}
     codes = same_look([told[item.id] for item in pool.items])
     for number, query in enumerate(pool.ids()):
-        place = int(pool.query[number])
-        alike = pool.allowed & torch.from_numpy(codes == codes[place])
-        alike[place] = False
+        alike = pool.allowed & torch.from_numpy(codes == codes[int(pool.query[number])])
+        alike[pool.excluded[1][pool.excluded[0] == number]] = False
         reach = {f"recall_at_{k}": (min(1.0, k / max(int(alike.sum()), 1)), 1) for k in ks}
         found.add((ORACLE, NO_SEED, FULL, task, "", query, query, modality, ""), reach)
     return found

@@ -70,13 +70,14 @@ def build(dataset: Dataset, task: Task, evaluation: Evaluation) -> Pool:
     if how.pairs == "one":
         kept = one_pair_each(a.tolist(), b.tolist(), weight.tolist())
         a, b = a[kept], b[kept]
+    every_query = np.unique(a)
     query, query_of = np.unique(a, return_inverse=True)
     few = np.isin(query_of, evenly(len(query), evaluation.max_rows))
     query, query_of = np.unique(a[few], return_inverse=True)
     b = b[few]
     allowed = _allowed(dataset, how.pool, items)
     if how.pairs == "one":
-        allowed[query] = False
+        allowed[every_query] = False
     allowed[b] = True
     train = np.stack(_pairs(dataset, "train", scheme, place)[:2], axis=1)
     return Pool(

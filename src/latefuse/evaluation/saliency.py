@@ -26,7 +26,7 @@ from latefuse.models.heads import MULTIMODAL
 from latefuse.prompts.items import Item
 from latefuse.tasks import embed
 from latefuse.tasks.views import Chunk, viewer
-from latefuse.training.contrast import info_nce
+from latefuse.training.contrast import view_loss
 from latefuse.training.features import Features
 
 __all__ = ["FLOWS", "SaliencyError", "Spans", "flow", "flow_of_pairs", "measure", "picture", "row_flows", "spans"]
@@ -149,7 +149,8 @@ def _gradient(backbone: Backbone, pairs: Sequence[embed.Pair], items: Sequence[I
     a, b = ([place[getattr(pair, side).id] for pair in pairs] for side in ("a", "b"))
     scale = backbone.head.scale.detach().exp().cpu()
     with torch.enable_grad():
-        loss = info_nce(vectors[a], vectors[b], scale, content[:, None] == content[None, :])
+        rows = torch.cat([vectors[a], vectors[b]])
+        loss = view_loss(rows, content, torch.ones(len(rows), dtype=torch.bool), scale, [rows.shape[1]])
     return torch.autograd.grad(loss, vectors)[0]
 
 

@@ -12,7 +12,7 @@ from latefuse.config import MediaLimits
 from latefuse.data.dataset import Dataset
 from latefuse.data.media import check_image
 from latefuse.models import embedder
-from latefuse.models.adapter_files import PEFT_CONFIG
+from latefuse.models.adapter_files import PEFT_CONFIG, AdapterError
 from latefuse.models.backbone import load as load_backbone
 from latefuse.models.heads import HEAD
 from latefuse.prompts import MediaRef
@@ -65,7 +65,7 @@ class Embedder:
         assert self.card.embed is not None
         self.left_out = 0
         waiting: list[Item] = []
-        for item in stream(self.dataset, self.card.embed):
+        for item in stream(self.dataset, self.card.embed, self.card.modality):
             if not readable(item, self.card.modality):
                 self.left_out += 1
                 continue
@@ -83,7 +83,15 @@ class Embedder:
         return np.asarray(found.numpy(), np.float32)
 
     def query(self, words: str = "", photo: Path | None = None) -> Vectors:
-        """(1, dim): the vector of words, of a photo, or of both. Raises MediaError for a photo that can't be read."""
+        """(1, dim): the vector of words, of a photo, or of both.
+
+        Raises MediaError for a photo that can't be read, AdapterError for what this adapter does not read.
+        """
+        for given, modality in ((words.strip(), "text"), (photo, "image")):
+            if given and modality not in self.card.modality:
+                raise AdapterError(f"this adapter reads {', '.join(self.card.modality)}, not {modality}: ask otherwise")
+        if not words.strip() and photo is None:
+            raise AdapterError("nothing to look for: give words or a photo")
         media: tuple[MediaRef, ...] = ()
         if photo is not None:
             check_image(photo, MediaLimits())

@@ -67,7 +67,7 @@ def run(
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (out / "table.txt").write_text(table_text(summary, evaluation.confidence), encoding="utf-8")
     flows = _flows(measured, out)
-    lead = next(unit for unit in units if unit.source == sources.name)
+    lead = sources.lead
     _export(sources, lead, measured[lead], out)
     report = page.RetrievalReport(
         title=f"More like this: {sources.dataset.manifest.get('source', dataset.name)}",
@@ -140,11 +140,17 @@ def _summary(sources: Sources, scores: ScoreTable) -> RetrievalSummary:
 def _controls(sources: Sources, scores: ScoreTable, summary: RetrievalSummary) -> dict[str, Any]:
     """The arms that findings are told by: trained on shuffled media, and reading words alone."""
     arms = sources.arms.items()
-    shuffled = [name for name, task in arms if task.embed is not None and task.embed.shuffled]
+    shuffled = [name for name, task in arms if _but_for_shuffling(task) == sources.task and task != sources.task]
     words = next((name for name, task in arms if task.modality == ("text",)), "")
     slices, how = sources.pool.slices, _how(sources.evaluation)
     lifts = lifts_over_text(scores, sources.name, summary.headline, shuffled, words, slices, how)
     return {"shuffled_arms": shuffled, "text_arm": words, "lifts": lifts}
+
+
+def _but_for_shuffling(task: Task) -> Task:
+    """The task with every item's own media: its control differs from it in nothing else."""
+    settings = task.embed.model_copy(update={"shuffled": ()}) if task.embed is not None else None
+    return task.model_copy(update={"embed": settings})
 
 
 def _how(evaluation: Evaluation) -> Bootstrap:

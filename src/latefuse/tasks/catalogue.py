@@ -25,36 +25,39 @@ def catalogue(dataset: Dataset, task: Task) -> list[Item]:
     Raises DataError where `embed.topics` names an attribute that no item has.
     """
     assert task.embed is not None
-    items = list(stream(dataset, task.embed))
+    items = list(stream(dataset, task.embed, task.modality))
     for modality in task.embed.shuffled:
         items = with_shuffled(items, modality, SHUFFLE_SEED)
     return items
 
 
-def stream(dataset: Dataset, options: Embed) -> Iterator[Item]:
-    """All items in stored order, a few thousand rows in memory at a time. Raises DataError."""
+def stream(dataset: Dataset, options: Embed, modalities: Sequence[Modality]) -> Iterator[Item]:
+    """All items in stored order, with what an arm of these modalities reads, a few thousand rows in memory at a time.
+
+    Raises DataError.
+    """
     seen: set[str] = set()
     for rows in dataset.batches("items", COLUMNS):
         for row in rows:
             attributes = json.loads(row["attributes"] or "{}")
             seen |= attributes.keys() if options.topics else set()
-            yield item_of(row, attributes, options)
+            yield item_of(row, attributes, options, modalities)
     unknown = [f"{name!r}{nearest(name, seen)}" for name in options.topics if name not in seen]
     if unknown:
         raise DataError(f"embed.topics: no item of {dataset.path} has the attribute {', '.join(unknown)}")
 
 
-def item_of(row: Mapping[str, Any], attributes: Mapping[str, Any], options: Embed) -> Item:
-    """A row of the table items: at most `max_images` pictures and one clip."""
+def item_of(
+    row: Mapping[str, Any], attributes: Mapping[str, Any], options: Embed, modalities: Sequence[Modality]
+) -> Item:
+    """A row of the table items, of the modalities that are read: at most `max_images` pictures and one clip."""
     pictures = [MediaRef("image", path) for path in row["images"][: options.max_images]]
     clips = [MediaRef("video", path) for path in row["videos"][:1]]
-    return Item(
-        id=row["id"],
-        title=row["title"],
-        text=row["text"],
-        topics=tuple(word for name in options.topics for word in _words(attributes.get(name))),
-        media=(*pictures, *clips),
-    )
+    media = tuple(ref for ref in (*pictures, *clips) if ref.modality in modalities)
+    if "text" not in modalities:
+        return Item(id=row["id"], media=media)
+    topics = tuple(word for name in options.topics for word in _words(attributes.get(name)))
+    return Item(id=row["id"], title=row["title"], text=row["text"], topics=topics, media=media)
 
 
 def _words(value: Any) -> list[str]:

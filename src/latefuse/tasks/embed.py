@@ -127,8 +127,8 @@ def examples(dataset: Dataset, task: Task, split: str, backbone: Backbone) -> li
 def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed: bool = True) -> Selection:
     """The pairs of a split whose items both have a field that the arm reads.
 
-    Pairs with an item that has none are left out and counted. Raises DataError without pairs (unless they are not
-    `needed`), and when more than half of them are left out.
+    Pairs with an item that has none are left out and counted, and so is one alone: it has nothing to be told from.
+    Raises DataError without pairs (unless they are not `needed`), and when more than half of them are left out.
     """
     options = _options(task)
     items = {item.id: item for item in catalogue(dataset, task)}
@@ -148,6 +148,9 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
             f"{dataset.path}: {sum(left_out.values())} of {len(rows)} pairs of split {split!r} have an item with none "
             f"of {', '.join(task.modality)}: look at the task's modality, or at the items"
         )
+    if len(kept) == 1:
+        left_out["alone"] += len(kept)
+        kept = []
     ends = Counter(item.id for one in kept for item in (one.a, one.b))
     share = {key: math.log(count / (2 * len(kept))) for key, count in ends.items()}
     weighed = [replace(one, log_q=(share[one.a.id], share[one.b.id])) for one in kept]
@@ -185,8 +188,10 @@ def warm(rows: Sequence[Pair], backbone: Backbone, features: Features, progress:
 def warm_items(items: Iterable[Item], backbone: Backbone, features: Features, progress: bool) -> int:
     """The same for items: media, and for a light backbone their words."""
     items = list(items)
-    encoded = features.warm((ref for item in items for ref in item.media), progress=progress)
-    if backbone.family.kind == "light" and "text" in _head(backbone).inputs:
+    inputs = _head(backbone).inputs
+    media = (ref for item in items for ref in item.media if ref.modality in inputs)
+    encoded = features.warm(media, progress=progress)
+    if backbone.family.kind == "light" and "text" in inputs:
         texts = [words_of(item) for item in items if readable(item, ("text",))]
         encoded += features.warm_text(texts, progress=progress)
     return encoded
@@ -255,8 +260,6 @@ def loss(backbone: Backbone, batch: Batch) -> tuple[Tensor, int]:
     objective = partial(_objective, head, batch)
     if len(batch.chunks) == 1:
         value = objective(encode(batch.chunks[0]))
-    elif not torch.is_grad_enabled():
-        value = objective(_joined([encode(chunk) for chunk in batch.chunks]))
     else:
         if is_sharded(backbone.model):
             raise TrainingError("embed.chunk needs whole weights: take ZeRO-2, or leave chunk out")
@@ -266,8 +269,8 @@ def loss(backbone: Backbone, batch: Batch) -> tuple[Tensor, int]:
     return value * (len(batch.labels) * world), len(batch.labels)
 
 
-def _objective(head: EmbedHead, batch: Batch, views: Views) -> Tensor:
-    """The weighted mean over the views of this process's shares, a scalar."""
+def _objective(head: EmbedHead, batch: Batch, views: Views, alone: bool = False) -> Tensor:
+    """The weighted mean over the views of this process's shares, a scalar; see `view_loss`."""
     device = next(iter(views.values())).device
     places = torch.cat([batch.a, batch.b]).to(device)
     content = batch.content.to(device)[places]
@@ -278,7 +281,7 @@ def _objective(head: EmbedHead, batch: Batch, views: Views) -> Tensor:
     total = torch.zeros((), device=device)
     for view, weight in weights.items():
         there = torch.cat([chunk.there[view] for chunk in batch.chunks]).to(device)[places]
-        total = total + weight * view_loss(views[view][places], content, there, head.scale.exp(), sizes, log_q)
+        total = total + weight * view_loss(views[view][places], content, there, head.scale.exp(), sizes, log_q, alone)
     return total / sum(weights.values())
 
 
@@ -293,8 +296,9 @@ def nll(backbone: Backbone, rows: Sequence[Pair], *, features: Features, batch_s
     size = min(batch_size, len(rows))
     for start in range(0, len(rows), size) if size > 1 else ():
         numbers = range(min(start, len(rows) - size), min(start, len(rows) - size) + size)
-        value, count = loss(backbone, collate([rows[number] for number in numbers], backbone, features))
-        total[numbers.start : numbers.stop] = 2 * float(value) / count
+        batch = collate([rows[number] for number in numbers], backbone, features)
+        views = _joined([viewer(backbone).encode(chunk) for chunk in batch.chunks])
+        total[numbers.start : numbers.stop] = 2 * float(_objective(_head(backbone), batch, views, alone=True))
     return total
 
 

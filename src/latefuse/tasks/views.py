@@ -24,6 +24,8 @@ from latefuse.training.batching import pad
 from latefuse.training.features import Features
 
 Views = dict[str, Tensor]
+KEPT = 65_536
+"""Prompts kept: a catalogue that streams through must not stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ class PromptViews:
         self.written: dict[Item, ItemPrompt] = {}
 
     def prompt(self, item: Item) -> ItemPrompt:
-        """The item's prompt, written once."""
+        """The item's prompt, written once for as long as it is among the latest."""
         if item not in self.written:
+            if len(self.written) >= KEPT:
+                self.written.clear()
             self.written[item] = self.splicer.encode(item, self.head.inputs, bare=True)
         return self.written[item]
 
@@ -152,7 +156,9 @@ class VectorViews:
     def encode(self, chunk: Chunk) -> Views:
         """See `Viewer`. Frozen vectors are brought to mean 0 and variance 1 each: their towers' scales differ much."""
         head = self.head
-        early = {m: _pooled(chunk, m, layer, head.token(f"absent.{m}")) for m, layer in head.early.items()}
+        early = {
+            m: _mean_over_media(chunk, {m: layer}, head.token(f"absent.{m}"), True) for m, layer in head.early.items()
+        }
         device = head.reduce.weight.device
         h = torch.zeros(chunk.items, head.reduce.in_features, device=device)
         if head.words is not None and chunk.words is not None:
@@ -176,26 +182,21 @@ def seen(chunk: Chunk, head: EmbedHead, view: str, norm: bool = False) -> Tensor
     """
     if head.gate is None or head.absent is None:
         return None
-    device = head.absent.device
-    total = torch.zeros(chunk.items, len(head.absent), device=device)
-    count = torch.zeros(chunk.items, 1, device=device)
-    for modality, layer in head.see.items():
-        if modality in chunk.raw and view in (MULTIMODAL, modality):
-            owner = chunk.owner[modality].to(device)
-            total = total.index_add(0, owner, layer(_ready(chunk.raw[modality], layer, norm)))
-            count = count.index_add(0, owner, torch.ones(len(owner), 1, device=device))
-    return torch.where(count > 0, total / count.clamp(min=1), head.absent)
+    read = {m: layer for m, layer in head.see.items() if view in (MULTIMODAL, m)}
+    return _mean_over_media(chunk, read, head.absent, norm)
 
 
-def _pooled(chunk: Chunk, modality: str, layer: nn.Module, absent: Tensor) -> Tensor:
-    """(items, d) the mean projection of an item's media of one modality, `absent` (d,) where it has none."""
-    if modality not in chunk.raw:
+def _mean_over_media(chunk: Chunk, layers: Mapping[str, nn.Module], absent: Tensor, norm: bool) -> Tensor:
+    """(items, d) the mean of an item's media, each through its modality's layer; `absent` (d,) where it has none."""
+    there = [modality for modality in layers if modality in chunk.raw]
+    if not there:
         return absent.expand(chunk.items, -1)
-    owner = chunk.owner[modality].to(absent.device)
-    values = layer(_ready(chunk.raw[modality], layer, True))
-    total = torch.zeros(chunk.items, values.shape[-1], device=absent.device).index_add(0, owner, values)
-    count = torch.zeros(chunk.items, 1, device=absent.device).index_add(0, owner, torch.ones_like(values[:, :1]))
-    return torch.where(count > 0, total / count.clamp(min=1), absent)
+    owner = torch.cat([chunk.owner[modality] for modality in there]).to(absent.device)
+    parts = [layers[modality](_ready(chunk.raw[modality], layers[modality], norm)) for modality in there]
+    values = torch.cat(parts).float()  # under autocast a layer answers in half precision
+    total = values.new_zeros(chunk.items, values.shape[1]).index_add(0, owner, values)
+    count = values.new_zeros(chunk.items, 1).index_add(0, owner, torch.ones_like(values[:, :1]))
+    return torch.where(count > 0, total / count.clamp(min=1), absent.float()).to(absent.dtype)
 
 
 def _ready(raw: Tensor, layer: nn.Module, norm: bool) -> Tensor:

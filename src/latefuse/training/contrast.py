@@ -13,22 +13,6 @@ from torch import Tensor
 Views = dict[str, Tensor]
 
 
-def info_nce(a: Tensor, b: Tensor, scale: Tensor, same_item: Tensor | None = None) -> Tensor:
-    """InfoNCE over the 2B rows of a batch, own row removed (NoteLLM-2, arXiv 2405.16789, section 4.4).
-
-    a, b: (B, D) unit vectors, row i of a belongs to row i of b. scale: scalar, 1 / temperature. same_item: (2B, 2B)
-    bool, rows [a; b] that must not count as negatives of each other. Returns the mean loss, a scalar in nats. Raises
-    ValueError when B < 2.
-    """
-    if len(a) < 2:
-        raise ValueError(f"info_nce needs two pairs or more, got {len(a)}: a pair alone has no negatives")
-    rows, order = torch.cat([a, b]), torch.arange(len(a), device=a.device)
-    partner = torch.cat([order + len(a), order])
-    own = torch.arange(len(rows), device=a.device)
-    masked = torch.zeros(len(rows), len(rows), dtype=torch.bool, device=a.device) if same_item is None else same_item
-    return row_losses(rows, rows, own, partner, masked, scale).mean()
-
-
 def row_losses(
     rows: Tensor,
     columns: Tensor,
@@ -58,17 +42,23 @@ def view_loss(
     scale: Tensor,
     sizes: Sequence[int],
     log_q: Tensor | None = None,
+    alone: bool = False,
 ) -> Tensor:
     """The mean InfoNCE loss of a view over the rows of all processes, as this process's share of it: a scalar.
 
+    Every row is a query, its partner among all other rows what it asks for (NoteLLM-2, arXiv 2405.16789, section 4.4).
     vectors: (2B, D) this process's rows, queries first, then their targets. content: (2B,) equal for rows that show the
-    same. there: (2B,) bool, rows whose view exists; the others are neither rows nor negatives. sizes: prefixes of the
-    vector that are trained (Matryoshka, arXiv 2205.13147), D among them; their losses are averaged. log_q: (2B,) see
-    `row_losses`. The shares of all processes sum to the mean over all their rows, and so do their gradients, since
-    vectors are gathered with gradient.
+    same: copies of a row, and of its partner, are no negatives. there: (2B,) bool, rows whose view exists; the others
+    are neither rows nor negatives. scale: scalar, 1 / temperature. sizes: prefixes of the vector that are trained
+    (Matryoshka, arXiv 2205.13147), D among them; their losses are averaged. log_q: (2B,) see `row_losses`. The shares
+    of all processes sum to the mean over all their rows, and so do their gradients, since vectors are gathered with
+    gradient. alone: whether this process's rows are all there are, for a loss that every process works out by itself.
     """
-    half, world, rank = len(vectors) // 2, *_world()
-    columns, contents, exist = gather(vectors), _gathered(content), _gathered(there)
+    vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    half, world, rank = len(vectors) // 2, *((1, 0) if alone else _world())
+    columns, contents, exist = vectors, content, there
+    if world > 1:
+        columns, contents, exist = gather(vectors), _gathered(content), _gathered(there)
     own = torch.arange(len(vectors), device=vectors.device) + rank * len(vectors)
     partner = own + torch.where(torch.arange(len(own), device=own.device) < half, half, -half)
     counts = there & exist[partner]
@@ -76,19 +66,21 @@ def view_loss(
     if world > 1:
         dist.all_reduce(total)
     masked = (content[:, None] == contents[None, :]) | ~exist[None, :]
-    drawn = 0.0 if log_q is None else _gathered(log_q)
-    losses = [
-        row_losses(
-            F.normalize(vectors[:, :size], dim=-1)[counts],
-            F.normalize(columns[:, :size], dim=-1),
-            own[counts],
-            partner[counts],
-            masked[counts],
-            scale,
-            drawn,
-        ).sum()
-        for size in sizes
-    ]
+    masked |= contents[partner][:, None] == contents[None, :]  # another copy of the partner is no negative either
+    drawn = 0.0 if log_q is None else log_q if world == 1 else _gathered(log_q)
+    with torch.autocast(vectors.device.type, enabled=False):  # half precision is too coarse for logits of 20 and more
+        losses = [
+            row_losses(
+                F.normalize(vectors[:, :size], dim=-1)[counts],
+                F.normalize(columns[:, :size], dim=-1),
+                own[counts],
+                partner[counts],
+                masked[counts],
+                scale,
+                drawn,
+            ).sum()
+            for size in sizes
+        ]
     return torch.stack(losses).mean() / total.clamp(min=1)
 
 

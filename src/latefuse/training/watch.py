@@ -42,7 +42,7 @@ class WatchGradients(TrainerCallback):
             rows = self.rows_of(step.rows)
             raise TrainingError(f"step {state.global_step + 1}: the gradient is not finite; rows {rows}")
         if self.waiting is None or self.waiting:
-            self._look(state.global_step, self.schedule.rows[step.rows[0]].group)
+            self._look(state.global_step, "+".join({self.schedule.rows[row].group for row in step.rows}))
 
     def _look(self, step: int, group: str) -> None:
         norms = gradient_norms(self.backbone)
