@@ -16,7 +16,8 @@ from latefuse.models.whole import load_whole, put_back, save_whole, train_whole
 def attach(backbone: Backbone, task: Task, seed: int) -> None:
     """Put a new head, and what the task trains of the backbone, on it; first weights come from `seed` alone.
 
-    A light backbone is frozen: its head is all that learns. Raises AdapterError for a tower that should learn, since
+    A light backbone is frozen: its head is all that learns. The bridge of a glued one comes from nothing and learns
+    whole. Raises AdapterError for a tower that should learn, since
     its raw feature goes to the gate and is stored.
     """
     assert task.embed is not None
@@ -34,7 +35,9 @@ def attach(backbone: Backbone, task: Task, seed: int) -> None:
     if task.adapter.language_full:
         train_whole(backbone, task.adapter, media=shown != ["text"])
     else:
-        adapters.attach(backbone, task.adapter, shown, seed)
+        from_nothing = backbone.family.kind == "glued" and "bridge" in task.adapter.on
+        whole = task.adapter.bridge_full or from_nothing
+        adapters.attach(backbone, task.adapter.model_copy(update={"bridge_full": whole}), shown, seed)
 
 
 def shown_modalities(settings: Embed, inputs: Sequence[Modality]) -> list[Modality]:
