@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _speed(backbone: Path, dataset: Path, cache: Path, options: argparse.Namespace) -> None:
-    found = {}
+    found, reached = {}, list[float]()
     for name, stored in (("plain", False), ("stored features, encoded once", True)):
         base, data, task = load(backbone), Dataset(dataset), _task(None)
         embedder.attach(base, task, 0)
@@ -59,7 +59,7 @@ def _speed(backbone: Path, dataset: Path, cache: Path, options: argparse.Namespa
         steps = embed.steps(rows, task.train.model_copy(update=_train(options)), 0, 1)
         warm = time.perf_counter()
         if stored:
-            features.warm((ref for row in rows for ref in row.media), progress=False)
+            embed.warm(rows, base, features, progress=False)
         warm = time.perf_counter() - warm
         optimiser = torch.optim.AdamW(base.trained(), lr=1e-3)
         losses, began = [], time.perf_counter()
@@ -72,7 +72,10 @@ def _speed(backbone: Path, dataset: Path, cache: Path, options: argparse.Namespa
             losses.append(float(value.detach()) / count)
         seconds = time.perf_counter() - began
         found[name] = sum(map(len, steps)) / seconds
+        reached.append(losses[-1])
         print(f"{name:32} {found[name]:8.1f} pairs/s, loss {losses[-1]:.5f}, {warm:.1f} s to store features before")
+    if abs(reached[0] - reached[1]) > 1e-3:
+        raise SystemExit(f"the losses differ: {reached}")
     plain, ours = found.values()
     print(
         f"ratio {ours / plain:.1f} over {options.steps} steps of {options.pairs} pairs, {options.threads} thread(s)\n"
@@ -122,7 +125,7 @@ def _one_step(options: argparse.Namespace) -> None:
     rows = embed.examples(data, task, "train", base)
     batch = [rows[number % len(rows)] for number in range(options.batch)]
     features = Features(base, data.media, options.cache)
-    features.warm((ref for row in rows for ref in row.media), progress=False)
+    embed.warm(rows, base, features, progress=False)
     with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
         value, count = embed.loss(base, embed.collate(batch, base, features))
         (value / count).backward()

@@ -170,7 +170,8 @@ def conditions(task: Task, items: Sequence[Item], knockouts: Iterable[str], seed
     found |= {f"only:{modality}": neglect.only(items, modality) for modality in task.modality}
     for kind in knockouts:
         for modality in task.modality if kind != "absent" or len(task.modality) > 2 else ():
-            found[f"{kind}:{modality}"] = neglect.KNOCK_OUTS[kind](items, modality, seed)
+            if kind != "shuffled" or neglect.can_shuffle(items, modality):
+                found[f"{kind}:{modality}"] = neglect.KNOCK_OUTS[kind](items, modality, seed)
     return found
 
 

@@ -256,13 +256,13 @@ def loss(backbone: Backbone, batch: Batch) -> tuple[Tensor, int]:
 
     The loss is the weighted mean over the views, 9 to 1 (NoteLLM-2, section 4.4); see `view_loss` for the shares.
     """
+    if is_sharded(backbone.model):
+        raise TrainingError("item embeddings need whole weights in every process: take ZeRO-2, not ZeRO-3")
     head, encode = _head(backbone), viewer(backbone).encode
     objective = partial(_objective, head, batch)
     if len(batch.chunks) == 1:
         value = objective(encode(batch.chunks[0]))
     else:
-        if is_sharded(backbone.model):
-            raise TrainingError("embed.chunk needs whole weights: take ZeRO-2, or leave chunk out")
         trained = [p for p in (*backbone.model.parameters(), *head.parameters()) if p.requires_grad]
         value = cached(encode, batch.chunks, objective, trained)
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
