@@ -6,11 +6,12 @@ Nothing heavy is imported here: `latefuse --help` and pipeline compilation both 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from latefuse.sections import Section, checked, merged
+from latefuse.config_vectors import Embed, Mining, Retrieval
+from latefuse.sections import Section, Share, checked, merged
 
 Modality = Literal["image", "video", "text"]
 Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
@@ -19,8 +20,8 @@ MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 Kind = Literal["instruct", "embed"]
 Role = Literal["language", "bridge", "tower"]
 MergeMethod = Literal["concat", "ties", "dare", "svd"]
-Share = Annotated[float, Field(ge=0, le=1)]
 CONTROLS = ("mixed", "mixed-wide")
+FLOORS = ("popularity", "co-occurrence", "zero-shot words", "zero-shot picture", "sentence encoder")
 
 
 class MediaLimits(Section):
@@ -59,25 +60,6 @@ class Leaks(Section):
     jaccard: float = Field(0.8, gt=0, le=1)
     shingle: int = Field(5, ge=1)
     ignore_words: tuple[str, ...] = ()
-
-
-class Mining(Section):
-    """How `prepare` mines the table `pairs` from events (NoteLLM-2, arXiv 2405.16789; constants of NoteLLM).
-
-    One user's event on A and, within window_s seconds after it, on B add 1 / (number of items of that user) to the
-    score of (A, B). Scores outside [lower, upper] are dropped, then each A keeps its `top` partners. first, second:
-    kinds of the event on A and on B, empty for any. min_value: events below it do not count. max_items: of a user with
-    more items only the latest count.
-    """
-
-    window_s: int = Field(604_800, ge=0)
-    first: tuple[str, ...] = ()
-    second: tuple[str, ...] = ()
-    min_value: float | None = None
-    lower: float = Field(0.01, ge=0)
-    upper: float = Field(30.0, gt=0)
-    top: int = Field(10, ge=1)
-    max_items: int = Field(1_000, ge=2)
 
 
 class Data(Section):
@@ -143,62 +125,6 @@ class Train(Section):
     feature_cache: bool = True
     feature_cache_gib: float = Field(8.0, ge=0)
     gradient_checkpointing: bool = False
-
-
-class TextBudget(Section):
-    """How much of an item's words a prompt shows (NoteLLM-2, section 4.1; their 20 and 80 are Chinese characters).
-
-    title, content, topic: characters. topics: how many. tokens: of title, topics and content together.
-    """
-
-    title: int = Field(80, ge=1)
-    content: int = Field(320, ge=0)
-    topic: int = Field(16, ge=1)
-    topics: int = Field(10, ge=0)
-    tokens: int = Field(140, ge=1)
-
-
-class ViewWeights(Section):
-    """How much the loss of each view counts (NoteLLM-2: 9 to 1); a view that an arm does not have is left out."""
-
-    multimodal: float = Field(9.0, gt=0)
-    image: float = Field(1.0, ge=0)
-    video: float = Field(1.0, ge=0)
-
-
-class Embed(Section):
-    """Item embeddings (NoteLLM-2, arXiv 2405.16789): prompt, late-fusion gate, contrastive loss.
-
-    prompt: `basic` pools one token that has seen everything, `micl` compresses media into a token of their own first,
-    `none` shows the words alone (media come in by the gate). dim: of the vectors; matryoshka: shorter prefixes that are
-    trained as well. scale: the start of the logarithm of 1 / temperature. modality_dropout: how often a training item
-    loses one of the modalities that it has. popularity: whether scores shall follow how likely a partner is, popular
-    ones in front; else what is drawn often is also pushed away often (the paper's loss). chunk: items encoded at a time
-    with gradient, so that the contrastive batch is not bounded by memory; None for all at once. shuffled: the control
-    in which every item has another's media, in training and in evaluation. max_images: pictures of one item. topics:
-    attributes of an item whose values a prompt shows as topics. scheme: the stored split; the recipe's by default.
-    """
-
-    prompt: Literal["basic", "micl", "none"] = "micl"
-    gate: bool = True
-    dim: int = Field(64, ge=2)
-    matryoshka: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    weights: ViewWeights = ViewWeights()
-    scale: float = 3.0
-    modality_dropout: Share = 0.1
-    popularity: bool = False
-    chunk: int | None = Field(None, ge=1)
-    shuffled: tuple[Literal["image", "video"], ...] = ()
-    max_images: int = Field(1, ge=1)
-    topics: tuple[str, ...] = ()
-    budget: TextBudget = TextBudget()
-    scheme: Literal["item", "pair"] = "item"
-
-    @model_validator(mode="after")
-    def _prefixes_fit(self) -> Self:
-        if any(size >= self.dim for size in self.matryoshka):
-            raise ValueError(f"matryoshka {list(self.matryoshka)}: every prefix is shorter than dim={self.dim}")
-        return self
 
 
 class Task(Section):
@@ -271,24 +197,6 @@ class Fusion(Section):
         return grid
 
 
-class Retrieval(Section):
-    """How item vectors are measured.
-
-    ks: of Recall@k and NDCG@k. pool: what is searched, all items of the catalogue or those of the test split. pairs:
-    `one` keeps one test pair an item and takes every query out of the pool (NoteLLM-2, section 4.1), `all` counts all
-    partners of a query and takes out the query itself. sentence_encoder: folder of a sentence encoder whose cosine
-    stands beside the arms, `pip:<package>` for one in an installed package. neighbours: queries on the page of
-    neighbours. saliency_items: items over which the flow of saliency is averaged, 0 for none.
-    """
-
-    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50, 100, 1_000), min_length=1)
-    pool: Literal["catalogue", "split"] = "catalogue"
-    pairs: Literal["one", "all"] = "one"
-    sentence_encoder: str | None = None
-    neighbours: int = Field(8, ge=0)
-    saliency_items: int = Field(32, ge=0)
-
-
 class Evaluation(Section):
     """What is measured, on how many rows, with how many bootstrap draws.
 
@@ -351,7 +259,7 @@ class Recipe(Section):
             raise ValueError("tasks of different kinds: one recipe has tasks of one kind")
         if self.arms and len(self.tasks) > 1:
             raise ValueError("arms are variants of a recipe's only task, this one has several tasks")
-        taken = sorted(set(self.arms) & {*self.tasks, *CONTROLS})
+        taken = sorted(set(self.arms) & {*self.tasks, *CONTROLS, *FLOORS, "oracle"})
         if taken:
             raise ValueError(f"arms.{taken[0]}: the name is taken")
         self.variants()

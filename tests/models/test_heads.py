@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from latefuse.config import Embed
+from latefuse.config_vectors import Embed
 from latefuse.models import heads
 from latefuse.models.adapter_files import AdapterError
 from latefuse.models.heads import EmbedHead, gated

@@ -7,7 +7,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latefuse.config import TextBudget
+from latefuse.config_vectors import TextBudget
 from latefuse.prompts.item_words import Words, fit, fitted, one_line, within, without_hashtags
 
 ORDER = ("content", "topic", "title")

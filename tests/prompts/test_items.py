@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from latefuse.config import TextBudget
+from latefuse.config_vectors import TextBudget
 from latefuse.models.tiny_random import SPECIAL, byte_tokenizer
 from latefuse.models.tiny_tokenizer import kitchen_tokenizer
 from latefuse.prompts import Item, ItemPrompt, ItemSplicer, MediaRef, PromptError, Splicer, load

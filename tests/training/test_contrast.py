@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -142,7 +142,7 @@ class _Whole(nn.Module):
         self.net, self.content, self.chunked = net, content, chunked
 
     def forward(self, rows: Tensor) -> Tensor:
-        objective: Callable[[dict[str, Tensor]], Tensor] = lambda views: self.net.objective(views, self.content)  # noqa: E731
+        objective = partial(self.net.objective, content=self.content)
         if self.chunked:
             return cached(self.net.views, list(rows.split(3)), objective, list(self.net.parameters()))
         return objective(self.net.views(rows))

@@ -147,7 +147,7 @@ class Sources:
 
     def _sentences(self, name: str) -> retrieval.Scorer:
         texts = [words_of(item) for item in self.pool.items]
-        return floors.cosine(floors.SentenceEncoder.from_name(name).encode(texts), self.pool.query)
+        return floors.cosine(floors.sentences(name, texts), self.pool.query)
 
 
 def shown_to(task: Task, items: Sequence[Item]) -> list[Item]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from scipy.sparse import coo_array
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
 
 from latefuse.evaluation.retrieval import Scorer, dot
-from latefuse.models.light import sentence_mean
+from latefuse.models.compose import load_sentences
+from latefuse.models.light import fill_sentences, sentence_mean
 from latefuse.models.named import located
-from latefuse.models.tensors import FROM_FOLDER
-from latefuse.progress import bar, no_library_bars
 
 
 def by_rows(rows: Callable[[Tensor], Tensor], queries: int, pool: int) -> Scorer:
@@ -75,35 +72,18 @@ def cosine(vectors: Tensor, query: Tensor) -> Scorer:
     return replace(plain, block=block, pairs=pairs)
 
 
-class SentenceEncoder:
-    """A sentence encoder of BERT's kind from a folder: the mean over tokens, of unit length (arXiv 1908.10084)."""
+@torch.no_grad()
+def sentences(name: str, texts: Sequence[str]) -> Tensor:
+    """(n, d) unit vectors of texts by a sentence encoder: a folder, or `pip:<package>`. See `load_sentences`.
 
-    def __init__(self, folder: Path, max_tokens: int = 256) -> None:
-        with no_library_bars():
-            model, _ = AutoModel.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
-        self.model: Any = model.eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        self.max_tokens = max_tokens
+    Raises BackboneError where it is not there, or does more than pool the mean of its tokens.
+    """
+    found = load_sentences(located(name))
+    encoder: Any = found.module
 
-    @classmethod
-    def from_name(cls, name: str) -> SentenceEncoder:
-        """A folder, or `pip:<package>`. Raises BackboneError where it is not there."""
-        return cls(located(name))
+    def encode(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return sentence_mean(states, attention_mask)
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """(n, d) vectors of unit length; of a text longer than max_tokens tokens the beginning counts."""
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]), reverse=True)
-        out = torch.zeros(len(texts), self.model.config.hidden_size)
-        for start in bar(range(0, len(order), batch_size), desc="sentences", unit="batch", leave=False):
-            numbers = order[start : start + batch_size]
-            given = self.tokenizer(
-                [texts[number] for number in numbers],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            )
-            states = self.model(**given).last_hidden_state
-            out[numbers] = sentence_mean(states, given["attention_mask"])
-        return out
+    out = torch.zeros(len(texts), encoder.config.hidden_size)
+    return fill_sentences(out, encode, found.tokenizer, found.tokens, texts)

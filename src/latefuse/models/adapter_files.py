@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latefuse.config import Embed, Modality
+from latefuse.config import Modality
+from latefuse.config_vectors import Embed
 from latefuse.errors import UserError
 
 CARD = "adapter.json"

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from latefuse.config import MODALITIES, Embed, Modality, Task
+from latefuse.config import MODALITIES, Modality, Task
+from latefuse.config_vectors import Embed
 from latefuse.models import adapters, heads
 from latefuse.models.adapter_files import CARD, PEFT_CONFIG, AdapterCard, AdapterError, read_card
 from latefuse.models.backbone import Backbone

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latefuse.config import MODALITIES, Embed, Modality
+from latefuse.config import MODALITIES, Modality
+from latefuse.config_vectors import Embed
 from latefuse.models.adapter_files import AdapterError
 from latefuse.models.backbone import Backbone
 

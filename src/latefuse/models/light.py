@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -88,15 +88,25 @@ def sentence_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 def encode_sentences(backbone: Backbone, texts: Sequence[str]) -> Tensor:
     """Sentence vectors (n, dt) of unit length; of a longer text only its first `text_tokens` tokens count."""
-    model, limit = backbone.model, backbone.model.config.text_tokens
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    model = backbone.model
     out = torch.zeros(len(texts), backbone.text_width, dtype=model.dtype, device=backbone.device)
+    return fill_sentences(out, model, backbone.tokenizer, model.config.text_tokens, texts)
+
+
+def fill_sentences(
+    out: Tensor, encode: Callable[[Tensor, Tensor], Tensor], tokenizer: Any, limit: int, texts: Sequence[str]
+) -> Tensor:
+    """`out` (n, dt) with the vectors of the texts, of each at most `limit` tokens; like lengths share a batch.
+
+    encode: input_ids, attention_mask (b, L) -> vectors (b, dt).
+    """
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     for start in range(0, len(order), BATCH):
         numbers = order[start : start + BATCH]
         shown = [texts[number] for number in numbers]
-        tokens = backbone.tokenizer(shown, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        tokens = tokenizer(shown, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         if tokens["input_ids"].shape[1]:  # not so for empty texts, where the tokenizer adds nothing of its own
-            out[numbers] = model(tokens["input_ids"].to(out.device), tokens["attention_mask"].to(out.device))
+            out[numbers] = encode(tokens["input_ids"].to(out.device), tokens["attention_mask"].to(out.device))
     return out
 
 

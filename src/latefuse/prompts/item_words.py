@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
-from latefuse.config import TextBudget
+from latefuse.config_vectors import TextBudget
 
 Size = Callable[[str], int]
 

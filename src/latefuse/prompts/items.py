@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from latefuse.config import TextBudget
+from latefuse.config_vectors import TextBudget
 from latefuse.prompts import item_words
 from latefuse.prompts.item_template import MEDIA, VALUE, Compression, ItemTemplate, item_template
 from latefuse.prompts.item_words import Words

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from latefuse.config import Embed, Modality, Task
+from latefuse.config import Modality, Task
+from latefuse.config_vectors import Embed
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.prompts import MediaRef

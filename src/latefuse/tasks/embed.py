@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latefuse.config import Embed, Modality, Task, Train
+from latefuse.config import Modality, Task, Train
+from latefuse.config_vectors import Embed
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.models import embedder
