@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from latefuse.config import CONTROLS, Config, Data, Kind, Profile, Resources
+from latefuse.config import CONTROLS, Config, Data, Kind, Profile, Recipe, Resources
 from latefuse.configfile import load
 from latefuse.sections import ConfigError
 from latefuse.tasks import KINDS
@@ -170,6 +170,19 @@ def test_jobs_are_each_task_alone_and_the_two_controls_per_seed(files):
 def test_one_task_alone_has_no_mixed_control(files):
     config = read(files, recipe="name: x\ndata: {source: demo}\ntasks: {image: {modality: image}}\n")
     assert [job.name for job in config.jobs()] == ["image"]
+
+
+def test_known_targets_need_held_out_items():
+    raw = {
+        "name": "x",
+        "data": {"source": "demo", "splits": {"scheme": "pair"}},
+        "tasks": {"a": {"kind": "embed", "modality": ["text"]}},
+        "evaluation": {"retrieval": {"targets": "known"}},
+    }
+    with pytest.raises(ValidationError, match=r"data\.splits\.scheme=item"):
+        Recipe.model_validate(raw)
+    raw["data"]["splits"]["scheme"] = "item"
+    assert Recipe.model_validate(raw).evaluation.retrieval.targets == "known"
 
 
 def test_digests_follow_content_not_spelling(files):

@@ -262,7 +262,9 @@ class Recipe(Section):
         taken = sorted(set(self.arms) & {*self.tasks, *CONTROLS, *FLOORS, "oracle"})
         if taken:
             raise ValueError(f"arms.{taken[0]}: the name is taken")
-        self.variants()
+        schemes = {task.embed.scheme for task in self.variants().values() if task.embed is not None}
+        if self.evaluation.retrieval.targets == "known" and schemes - {"item"}:
+            raise ValueError("evaluation.retrieval.targets: known ones need held-out items, data.splits.scheme=item")
         return self
 
     def variants(self) -> dict[str, Task]:

@@ -55,11 +55,13 @@ class Embed(Section):
     prompt: `basic` pools one token that has seen everything, `micl` compresses media into a token of their own first,
     `none` shows the words alone (media come in by the gate). dim: of the vectors; matryoshka: shorter prefixes that are
     trained as well. scale: the start of the logarithm of 1 / temperature. modality_dropout: how often a training item
-    loses one of the modalities that it has. popularity: whether scores shall follow how likely a partner is, popular
-    ones in front; else what is drawn often is also pushed away often (the paper's loss). chunk: items encoded at a time
-    with gradient, so that the contrastive batch is not bounded by memory; None for all at once. shuffled: the control
-    in which every item has another's media, in training and in evaluation. max_images: pictures of one item. topics:
-    attributes of an item whose values a prompt shows as topics. scheme: the stored split; the recipe's by default.
+    loses one of the modalities that it has. feature_dropout: share of every raw feature of a frozen encoder that
+    training drops, against learning items by heart. popularity: whether scores shall follow how likely a partner is,
+    popular ones in front; else what is drawn often is also pushed away often (the paper's loss). chunk: items encoded
+    at a time with gradient, so that the contrastive batch is not bounded by memory; None for all at once. shuffled: the
+    control in which every item has another's media, in training and in evaluation. max_images: pictures of one item.
+    topics: attributes of an item whose values a prompt shows as topics. scheme: the stored split; the recipe's by
+    default.
     """
 
     prompt: Literal["basic", "micl", "none"] = "micl"
@@ -69,6 +71,7 @@ class Embed(Section):
     weights: ViewWeights = ViewWeights()
     scale: float = 3.0
     modality_dropout: Share = 0.1
+    feature_dropout: float = Field(0.0, ge=0, lt=1)
     popularity: bool = False
     chunk: int | None = Field(None, ge=1)
     shuffled: tuple[Literal["image", "video"], ...] = ()
@@ -87,16 +90,21 @@ class Embed(Section):
 class Retrieval(Section):
     """How item vectors are measured.
 
-    ks: of Recall@k and NDCG@k. pool: what is searched, all items of the catalogue or those of the test split. pairs:
-    `one` keeps one test pair an item and takes every query out of the pool (NoteLLM-2, section 4.1), `all` counts all
-    partners of a query and takes out the query itself. sentence_encoder: folder of a sentence encoder whose cosine
-    stands beside the arms, `pip:<package>` for one in an installed package. neighbours: queries on the page of
-    neighbours. saliency_items: items over which the flow of saliency is averaged, 0 for none.
+    ks: of Recall@k and NDCG@k. targets: what the items of the test split ask for, items of their own split or, where
+    whole items are held out, `known` ones of the training split, as a new item of a shop does. pool: what is searched,
+    all items of the catalogue or those of the split that targets are of. pairs: `one` keeps one test pair an item and
+    takes every query out of the pool (NoteLLM-2, section 4.1), `all` counts all partners of a query and takes out the
+    query itself. prior: weights of log(1 + training pairs of an item) to add to its score; each arm has the one with
+    which it finds most on the valid pairs (of several that find as much, the first). sentence_encoder: folder of a
+    sentence encoder whose cosine stands beside the arms, `pip:<package>` for one in an installed package. neighbours:
+    queries on the page of neighbours. saliency_items: items over which the flow of saliency is averaged, 0 for none.
     """
 
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50, 100, 1_000), min_length=1)
+    targets: Literal["split", "known"] = "split"
     pool: Literal["catalogue", "split"] = "catalogue"
     pairs: Literal["one", "all"] = "one"
+    prior: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0,), min_length=1)
     sentence_encoder: str | None = None
     neighbours: int = Field(8, ge=0)
     saliency_items: int = Field(32, ge=0)

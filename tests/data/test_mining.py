@@ -130,6 +130,24 @@ def test_a_larger_world_with_a_user_of_many_events(tmp_path: Path, monkeypatch: 
     assert rows_of(sliced) == wanted
 
 
+def test_an_item_has_its_best_partners_of_every_split(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    events: list[Event] = [
+        (int(draw.integers(0, 40)), int(draw.integers(0, 30)), int(draw.integers(0, 900)), "view", 1.0)
+        for _ in range(1500)
+    ]
+    split = np.arange(30) % 3
+    every = plain(events, Mining(window_s=60, top=999))
+    wanted = []
+    for a in range(30):
+        of_a = [row for row in every if row[0] == a]
+        kept = [row for code in range(3) for row in [row for row in of_a if split[row[1]] == code][:2]]
+        wanted += sorted(kept, key=lambda row: (-row[2], row[1]))
+    found = mining.mine(frames(events), len(events), Mining(window_s=60, top=2), tmp_path, split)
+    assert rows_of(found) == wanted
+    assert len({(split[a], split[b]) for a, b, _ in wanted}) == 9
+
+
 def test_the_worked_example(tmp_path: Path) -> None:
     events = [(0, 1, 0, "view", 1.0), (0, 2, 5, "view", 1.0), (0, 3, 99, "view", 1.0)]
     events += [(1, 1, 0, "view", 1.0), (1, 2, 0, "view", 1.0)]

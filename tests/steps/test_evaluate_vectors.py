@@ -14,7 +14,7 @@ import torch
 
 from latefuse import cli
 from latefuse.config import Evaluation, Fusion, Job, Recipe
-from latefuse.data.dataset import Dataset
+from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.data.errors import DataError
 from latefuse.evaluation import pool
 from latefuse.steps import evaluate, finetune
@@ -143,6 +143,51 @@ def test_the_paper_s_protocol_takes_queries_out_of_the_pool(shop_items: Path) ->
     assert set(found.slices) == {"short-query", "short-target", "cold"}
 
 
+def crossing(folder: Path) -> Dataset:
+    """Twelve items, words only: of two training items one is popular, and held-out items ask for both."""
+    splits = ["train"] * 6 + ["valid"] * 3 + ["test"] * 3
+    items = [{"id": f"i{n:02d}", "title": f"thing {n}", "split_item": one} for n, one in enumerate(splits)]
+    pairs = [{"a": "i00", "b": f"i0{n}", "split_item": "train"} for n in range(1, 6)]
+    pairs += [{"a": f"i{n:02d}", "b": "i00"} for n in range(6, 12)]
+    pairs += [{"a": f"i{n:02d}", "b": "i01"} for n in (9, 10)] + [{"a": "i06", "b": "i09"}, {"a": "i02", "b": "i10"}]
+    pairs += [{"a": "i09", "b": "i10", "split_item": "test"}]
+    return write_dataset(folder / "crossing", {"items": items, "pairs": [{"weight": 1.0, **pair} for pair in pairs]})
+
+
+def test_a_new_item_asks_for_known_ones(tmp_path: Path) -> None:
+    task = Recipe.model_validate({**RECIPE, "arms": {}}).tasks["both"]
+    retrieval = EVALUATION.retrieval.model_copy(update={"targets": "known", "prior": (0.0, 0.5), "pool": "split"})
+    how = EVALUATION.model_copy(update={"retrieval": retrieval})
+    found = pool.build(crossing(tmp_path), task, how)
+    asked = [(int(found.query[q]), int(t)) for q, t in zip(found.query_of, found.target, strict=True)]
+    assert sorted(asked) == [(9, 0), (9, 1), (10, 0), (10, 1), (11, 0)]
+    assert found.allowed.tolist() == [True] * 6 + [False] * 6
+    assert found.valid is not None
+    assert found.valid.query.tolist() == [6, 7, 8]
+    assert found.valid.target.tolist() == [0, 0, 0]
+    all_of_them = how.model_copy(update={"retrieval": retrieval.model_copy(update={"pool": "catalogue"})})
+    assert pool.build(crossing(tmp_path / "again"), task, all_of_them).size == 12
+
+
+def test_weights_are_chosen_by_valid_pairs_or_not_at_all(shop_items: Path, tmp_path: Path) -> None:
+    by_pair = Recipe.model_validate({**RECIPE, "data": {"source": "demo", "splits": {"scheme": "pair"}}, "arms": {}})
+    retrieval = EVALUATION.retrieval.model_copy(update={"prior": (0.0, 0.5)})
+    with pytest.raises(DataError, match="no pair in split 'valid' of scheme 'pair'"):
+        pool.build(Dataset(shop_items), by_pair.tasks["both"], EVALUATION.model_copy(update={"retrieval": retrieval}))
+    assert pool.build(Dataset(shop_items), by_pair.tasks["both"], EVALUATION).valid is None
+
+
+def test_the_weight_of_popularity_that_was_chosen_is_told(
+    trained: Any, shop_items: Path, backbone_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    heard = Heard()
+    retrieval = EVALUATION.retrieval.model_copy(update={"prior": (0.3,)})
+    measured("light_conv", trained, shop_items, backbone_folder("light_conv"), tmp_path, heard, retrieval=retrieval)
+    assert "both, seed 0 0.3" in (tmp_path / "report.html").read_text()
+    # No held-out item stands in a training pair, so that training items come in front of every target.
+    assert heard.values["eval/recall_at_10/both"] < 0.1
+
+
 def test_what_a_query_is_known_to_go_with_does_not_compete(shop_items: Path) -> None:
     recipe = Recipe.model_validate({**RECIPE, "data": {"source": "demo", "splits": {"scheme": "pair"}}})
     data = Dataset(shop_items)
@@ -177,8 +222,6 @@ def test_an_empty_pool_and_an_adapter_of_no_arm_are_told(
 
 
 def _without_pairs(shop: Path, folder: Path) -> Dataset:
-    from latefuse.data.dataset import write_dataset
-
     rows = [{**row, "number": None} for row in Dataset(shop).rows("items")]
     pairs = [{"a": "item-00", "b": "item-01", "split_item": "train"}]
     return write_dataset(folder / "bare", {"items": [{**r, "images": [], "videos": []} for r in rows], "pairs": pairs})

@@ -253,6 +253,22 @@ def test_modality_dropout_takes_one_modality_of_some_and_never_all(
     assert int((~whole.there["image"]).sum()) == 1
 
 
+@pytest.mark.parametrize("family", ["glued_mlp", "light_conv"])
+def test_features_are_dropped_in_training_alone(family: str, fresh_backbone: Callable[..., Any], data: Dataset) -> None:
+    plain, dropping = (Setting(fresh_backbone(family), data, task_of(feature_dropout=share)) for share in (0.0, 0.5))
+    pairs = embed.examples(data, plain.task, "train", plain.backbone)[:8]
+    found = {}
+    for name, shop in (("plain", plain), ("dropping", dropping)):
+        for mode in (True, False):
+            shop.backbone.head.train(mode)
+            torch.manual_seed(0)
+            chunk = embed.collate(pairs, shop.backbone, shop.features).chunks[0]
+            found[name, mode] = shop.backbone.head.viewer.encode(chunk)["multimodal"]
+    assert torch.equal(found["plain", True], found["plain", False])
+    assert torch.equal(found["plain", True], found["dropping", False])
+    assert (found["dropping", True] - found["dropping", False]).abs().max() > 0.01
+
+
 def test_a_pair_with_an_item_of_no_usable_field_is_left_out_and_counted(
     setting: Callable[..., Setting], fresh_backbone: Callable[..., Any]
 ) -> None:

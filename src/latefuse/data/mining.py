@@ -58,10 +58,10 @@ def mine(events: Iterable[pl.DataFrame], rows: int, mining: Mining, folder: Path
     """The pairs of a stream of events, as `Mining` describes; the same events in the same order give the same pairs.
 
     events: frames with user, item (int32 from 0) and ts (int64 seconds), and with kind and value where `mining` asks
-    for them. rows: about how many events there are. folder: for temporary files, 17 bytes an event and 8 bytes a
-    (user, A, B). split: (items,) codes; a pair across them is no candidate, so that held-out items take no place among
-    the best of those that train. A score is rounded to 9 digits, so that sums of other terms can be equal; of equal
-    scores the lower b is kept. Raises DataError for a kind that no event has and where no pair is left.
+    for them. rows: about how many events there are. folder: for temporary files, 17 bytes an event and 8 bytes a (user,
+    A, B). split: (items,) codes; an item has its best partners of each, so that held-out ones take no place among those
+    that train. A score is rounded to 9 digits, so that sums of other terms can be equal; of equal scores the lower b is
+    kept. Raises DataError for a kind that no event has and where no pair is left.
     """
     parts, mined = -(-rows // PART) or 1, Mined()
     with TemporaryDirectory(dir=folder) as work:
@@ -157,20 +157,24 @@ def _scores(keys: Array, sizes: int) -> tuple[Array, Array]:
 
 
 def _best(a: Array, b: Array, score: Array, mining: Mining, mined: Mined, split: Array | None) -> pl.DataFrame:
-    """The best partners of each A: a, b, score. a: (n,), ascending. Counts go into `mined`."""
-    if split is not None:
-        within = split[a] == split[b]
-        a, b, score = a[within], b[within], score[within]
+    """The best partners of each A in every split: a, b, score. a: (n,), ascending. Counts go into `mined`."""
     mined.candidates += len(score)
     mined.lowest = min(mined.lowest, float(score.min(initial=np.inf)))
     mined.highest = max(mined.highest, float(score.max(initial=0)))
     inside = (score >= mining.lower) & (score <= mining.upper)
     a, b, score = a[inside], b[inside], score[inside]
     mined.bounded += len(score)
-    hopeful = _hopeful(a, score, mining.top)
+    lots = [slice(None)] if split is None else [split[b] == code for code in np.unique(split)]
+    ranked = pl.concat([_ranked(a[lot], b[lot], score[lot], mining.top) for lot in lots])
+    return ranked.sort(["a", "score", "b"], descending=[False, True, False])
+
+
+def _ranked(a: Array, b: Array, score: Array, top: int) -> pl.DataFrame:
+    """The `top` partners of each A. a: (n,), ascending."""
+    hopeful = _hopeful(a, score, top)
     frame = pl.DataFrame({"a": a[hopeful], "b": b[hopeful], "score": score[hopeful]}, schema=_PAIR)
     ranked = frame.sort(["a", "score", "b"], descending=[False, True, False])
-    return ranked.group_by("a", maintain_order=True).head(mining.top)
+    return ranked.group_by("a", maintain_order=True).head(top)
 
 
 def _hopeful(a: Array, score: Array, top: int) -> Array:
@@ -225,8 +229,9 @@ def into(staged: Staged, codes: Mapping[str, Mapping[str, Array]], units: Array,
     """Mine the staged events into a staged table pairs and return a note that tells how many.
 
     codes: per table and scheme the split code of each staged row; units: the item split of each name. Where the recipe
-    (data.splits.scheme) splits by item, no pair links two splits; where it splits by time or leaves one out, only the
-    train events of that scheme are mined: else a pair could tell what a test asks.
+    (data.splits.scheme) splits by item, an item has its best partners of each split, and a pair that links two of them
+    is in none: only what a held-out item would ask of the known ones is measured by it; where it splits by time or
+    leaves one out, only the train events of that scheme are mined: else a pair could tell what a test asks.
     """
     assert data.pairs is not None
     scheme, mining = data.splits.scheme, data.pairs
@@ -239,7 +244,7 @@ def into(staged: Staged, codes: Mapping[str, Mapping[str, Array]], units: Array,
     return (
         f"pairs: mined from {mined.events:,} of {of}, {mined.users:,} users; {mined.candidates:,} candidates within "
         f"{mining.window_s:,} s, {mined.bounded:,} with a score from {mining.lower:g} to {mining.upper:g}, "
-        f"{mined.pairs.height:,} among the best {mining.top} of their item"
+        f"{mined.pairs.height:,} among the best {mining.top} of their item{' in a split' if split is not None else ''}"
     )
 
 

@@ -15,6 +15,7 @@ from latefuse.data.dataset import Dataset
 from latefuse.data.demo.oracle import same_look
 from latefuse.evaluation import floors, neglect, retrieval, zero_shot
 from latefuse.evaluation.pool import Pool
+from latefuse.evaluation.prior import Ask, best_weight, log_counts, with_prior
 from latefuse.evaluation.retrieval_summary import FULL, RetrievalArm
 from latefuse.evaluation.saliency import flow_of_pairs
 from latefuse.evaluation.scores import NO_SEED, ORACLE, Scores
@@ -44,9 +45,12 @@ class Unit:
 
 @dataclass
 class Found:
-    """What one unit gave: score lines, vectors of the pool by condition where a page shows them, saliency flow."""
+    """What one unit gave: score lines, vectors of the pool by condition where a page shows them, saliency flow, and the
+    weight that popularity has beside its cosines.
+    """
 
     scores: Scores = field(default_factory=Scores)
+    prior: float = 0.0
     vectors: dict[str, Tensor] = field(default_factory=dict)
     flow: Tensor | None = None
 
@@ -82,7 +86,9 @@ class Sources:
         """One unit."""
         found = Found()
         if unit.seed == NO_SEED:
-            self._record(found, unit, FULL, self.floors()[unit.source]())
+            ask = self.floors()[unit.source]()
+            found.prior = self._weight(ask)
+            self._record(found, unit, FULL, ask)
             return found
         task = self.arms[unit.source]
         embedder.load(self.backbone, self.adapters[unit.seed, unit.source])
@@ -90,7 +96,10 @@ class Sources:
         knockouts = self.evaluation.knockouts if unit.source == self.name else CONTROL_KNOCKOUTS
         for condition, changed in conditions(task, items, knockouts, max(unit.seed, 0)).items():
             vectors = self._vectors(changed)
-            self._record(found, unit, condition, self._scorer(vectors))
+            ask = partial(_cosines, vectors)
+            if condition == FULL:
+                found.prior = self._weight(ask)
+            self._record(found, unit, condition, ask)
             if unit == self.lead and condition in (FULL, "only:text", "only:image"):
                 found.vectors[condition] = vectors
         if unit.seed == self.lead.seed:
@@ -109,25 +118,31 @@ class Sources:
         size = self.evaluation.batch_size
         return embed.vectors(self.backbone, items, features=self.features, batch_size=size)
 
-    def _scorer(self, vectors: Tensor) -> retrieval.Scorer:
-        return retrieval.dot(vectors[self.pool.query], vectors)
+    def _weight(self, ask: Ask) -> float:
+        """How much popularity counts beside these scores: as the recipe says, or what the valid pairs show."""
+        how, pool = self.evaluation.retrieval, self.pool
+        if pool.valid is None:
+            return how.prior[0]
+        return best_weight(ask, pool.valid, log_counts(pool.train, len(pool.items)), how.prior, how.ks[0])
 
-    def _record(self, found: Found, unit: Unit, condition: str, score: retrieval.Scorer) -> None:
-        """Ranks of all targets under a scorer, as lines of every query."""
+    def _record(self, found: Found, unit: Unit, condition: str, ask: Ask) -> None:
+        """Ranks of all targets, as lines of every query."""
         pool, ks = self.pool, self.evaluation.retrieval.ks
+        score = with_prior(ask(pool.query), found.prior * log_counts(pool.train, len(pool.items)))
         ranks = retrieval.ranks(score, pool.target, pool.query_of, pool.excluded, pool.allowed)
         values = retrieval.retrieval_scores(ranks, pool.query_of, len(pool.query), ks)
         for number, query in enumerate(pool.ids()):
             key = (unit.source, unit.seed, condition, self.name, "", query, query, "+".join(self.task.modality), "")
             found.scores.add(key, {metric: (float(column[number]), 1) for metric, column in values.items()})
 
-    def floors(self) -> dict[str, Callable[[], retrieval.Scorer]]:
-        """Floor -> what makes its scorer. Learned from the training pairs, or not at all."""
+    def floors(self) -> dict[str, Callable[[], Ask]]:
+        """Floor -> what makes it. Learned from the training pairs, or not at all."""
         pool, named = self.pool, self.evaluation.retrieval.sentence_encoder
         pairs, n = pool.train, len(pool.items)
-        found: dict[str, Callable[[], retrieval.Scorer]] = {
-            "popularity": lambda: floors.popularity(torch.bincount(pairs.flatten(), minlength=n), len(pool.query)),
-            "co-occurrence": lambda: floors.cooccurrence(pairs, n, pool.query),
+        counts = torch.bincount(pairs.flatten(), minlength=n)
+        found: dict[str, Callable[[], Ask]] = {
+            "popularity": lambda: lambda query: floors.popularity(counts, len(query)),
+            "co-occurrence": lambda: partial(floors.cooccurrence, pairs, n),
         }
         if "text" in self.task.modality:
             found["zero-shot words"] = partial(self._zero_shot, "text")
@@ -137,17 +152,21 @@ class Sources:
             found["sentence encoder"] = partial(self._sentences, named)
         return found
 
-    def _zero_shot(self, modality: Modality) -> retrieval.Scorer:
+    def _zero_shot(self, modality: Modality) -> Ask:
         """Cosine of what the frozen backbone makes of words, or of the tower's pooled features; no training at all."""
         embedder.unload(self.backbone)
         items, backbone = self.pool.items, self.backbone
         if modality == "text":
-            return floors.cosine(zero_shot.words(backbone, self.task, items, self.features), self.pool.query)
-        return floors.cosine(zero_shot.media(items, modality, self.features), self.pool.query)
+            return partial(floors.cosine, zero_shot.words(backbone, self.task, items, self.features))
+        return partial(floors.cosine, zero_shot.media(items, modality, self.features))
 
-    def _sentences(self, name: str) -> retrieval.Scorer:
-        texts = [words_of(item) for item in self.pool.items]
-        return floors.cosine(floors.sentences(name, texts), self.pool.query)
+    def _sentences(self, name: str) -> Ask:
+        return partial(floors.cosine, floors.sentences(name, [words_of(item) for item in self.pool.items]))
+
+
+def _cosines(vectors: Tensor, query: Tensor) -> retrieval.Scorer:
+    """Vectors (N, D) of unit length; query: (Q,) places."""
+    return retrieval.dot(vectors[query], vectors)
 
 
 def shown_to(task: Task, items: Sequence[Item]) -> list[Item]:

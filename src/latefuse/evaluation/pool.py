@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -27,21 +29,31 @@ SLICES = {
 
 
 @dataclass(frozen=True)
-class Pool:
-    """items: everything that can be read, in stored order. query: (Q,), target: (P,) places of items; query_of: (P,)
-    the number of the query that a target belongs to. allowed: (N,) bool, what may be found. excluded: (2, E) numbers of
-    queries and what each may not find: itself, and its partners in training, which are known. train: (pairs, 2) places
-    of the training pairs. slices: name -> ids of queries. left_out: items without any modality that the arm reads.
+class Questions:
+    """What is asked of the items of a pool: query (Q,), target (P,), places of items; query_of: (P,) the number of the
+    query that a target belongs to. allowed: (N,) bool, what may be found. excluded: (2, E) numbers of queries and what
+    each may not find: itself, and its partners in training, which are known.
     """
 
-    items: list[Item]
     query: Tensor
     target: Tensor
     query_of: Tensor
     allowed: Tensor
     excluded: Tensor
+
+
+@dataclass(frozen=True)
+class Pool(Questions):
+    """What the test split asks of items: everything that can be read, in stored order.
+
+    train: (pairs, 2) places of the training pairs. slices: name -> ids of queries. valid: what the valid split asks,
+    None where nothing is chosen by it. left_out: items without any modality that the arm reads.
+    """
+
+    items: list[Item]
     train: Tensor
     slices: Mapping[str, list[str]]
+    valid: Questions | None = None
     left_out: int = 0
 
     @property
@@ -55,18 +67,41 @@ class Pool:
 
 
 def build(dataset: Dataset, task: Task, evaluation: Evaluation) -> Pool:
-    """The pool of a task's test split. Raises DataError where it is empty, or where no test pair is left."""
+    """The pool of a task's test split. Raises DataError where it is empty, or where no test pair is left.
+
+    So it does without a valid pair, where weights of the popularity prior are to be chosen by them.
+    """
     assert task.embed is not None
-    how, scheme = evaluation.retrieval, task.embed.scheme
     plain = task.model_copy(update={"embed": task.embed.model_copy(update={"shuffled": ()})})
     every = catalogue(dataset, plain)
     items = [item for item in every if readable(item, task.modality)]
     if not items:
         raise DataError(f"{dataset.path}: no item has any of {', '.join(task.modality)}: there is nothing to search")
     place = {item.id: number for number, item in enumerate(items)}
-    a, b, weight = _pairs(dataset, "test", scheme, place)
+    train = np.stack(_pairs(dataset, "train", task.embed.scheme, place)[:2], axis=1)
+    test = _questions(dataset, "test", task.embed.scheme, evaluation, place, train)
+    valid = None
+    if len(evaluation.retrieval.prior) > 1:
+        valid = _questions(dataset, "valid", task.embed.scheme, evaluation, place, train)
+    slices = _slices(items, task, test.query.numpy(), test.target.numpy(), test.query_of.numpy(), train)
+    return Pool(
+        **vars(test),
+        items=items,
+        train=torch.from_numpy(train),
+        slices=slices,
+        valid=valid,
+        left_out=len(every) - len(items),
+    )
+
+
+def _questions(
+    dataset: Dataset, split: str, scheme: str, evaluation: Evaluation, place: Mapping[str, int], train: np.ndarray
+) -> Questions:
+    how, of = evaluation.retrieval, "train" if evaluation.retrieval.targets == "known" else split
+    a, b, weight = _pairs(dataset, split, scheme, place, of)
     if not len(a):
-        raise DataError(f"{dataset.path}: no pair in split 'test' of scheme {scheme!r}: nothing to search for")
+        asked = f"in split {split!r}" if of == split else f"from split {split!r} to known items"
+        raise DataError(f"{dataset.path}: no pair {asked} of scheme {scheme!r}: nothing to search for")
     if how.pairs == "one":
         kept = one_pair_each(a.tolist(), b.tolist(), weight.tolist())
         a, b = a[kept], b[kept]
@@ -75,40 +110,40 @@ def build(dataset: Dataset, task: Task, evaluation: Evaluation) -> Pool:
     few = np.isin(query_of, evenly(len(query), evaluation.max_rows))
     query, query_of = np.unique(a[few], return_inverse=True)
     b = b[few]
-    allowed = _allowed(dataset, how.pool, items)
+    allowed = np.ones(len(place), bool)
+    if how.pool == "split":
+        inside = _held_by(dataset, of)
+        allowed = np.array([name in inside for name in place])
     if how.pairs == "one":
         allowed[every_query] = False
     allowed[b] = True
-    train = np.stack(_pairs(dataset, "train", scheme, place)[:2], axis=1)
-    return Pool(
-        items=items,
-        query=torch.from_numpy(query),
-        target=torch.from_numpy(b),
-        query_of=torch.from_numpy(query_of),
-        allowed=torch.from_numpy(allowed),
-        excluded=torch.from_numpy(_known(query, b, query_of, train, len(items))),
-        train=torch.from_numpy(train),
-        slices=_slices(items, task, query, b, query_of, train),
-        left_out=len(every) - len(items),
-    )
+    known = _known(query, b, query_of, train, len(place))
+    return Questions(*(torch.from_numpy(one) for one in (query, b, query_of, allowed, known)))
+
+
+def _held_by(dataset: Dataset, split: str) -> set[str]:
+    """The ids of the items of a split."""
+    return set(dataset.table("items", split, "item", columns=["id"])["id"].to_pylist())
 
 
 def _pairs(
-    dataset: Dataset, split: str, scheme: str, place: Mapping[str, int]
+    dataset: Dataset, split: str, scheme: str, place: Mapping[str, int], to: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(a, b, weight) of the pairs of a split whose items are both in the pool, as places."""
-    table = dataset.table("pairs", split, scheme, columns=["a", "b", "weight"])
+    """(a, b, weight) of the pairs of a split whose items are both in the pool, as places.
+
+    to: another split of items that b is of; such pairs link two splits and are stored as in none.
+    """
+    columns = ["a", "b", "weight"]
+    if to is None or to == split:
+        table = dataset.table("pairs", split, scheme, columns=columns)
+    else:
+        table = dataset.table("pairs", columns=columns)
+        inside = [pc.is_in(table[end], pa.array(_held_by(dataset, one))) for end, one in (("a", split), ("b", to))]
+        table = table.filter(pc.and_(*inside))
     found = [(place.get(a, -1), place.get(b, -1)) for a, b in zip(*(table[c].to_pylist() for c in "ab"), strict=True)]
     ends = np.array(found, np.int64).reshape(-1, 2)
     known = (ends >= 0).all(axis=1)
     return ends[known, 0], ends[known, 1], table["weight"].to_numpy()[known]
-
-
-def _allowed(dataset: Dataset, pool: str, items: Sequence[Item]) -> np.ndarray:
-    if pool == "catalogue":
-        return np.ones(len(items), bool)
-    held_out = set(dataset.table("items", "test", "item", columns=["id"])["id"].to_pylist())
-    return np.array([item.id in held_out for item in items])
 
 
 def _known(query: np.ndarray, target: np.ndarray, query_of: np.ndarray, train: np.ndarray, n: int) -> np.ndarray:

@@ -39,10 +39,11 @@ def gated(h: Tensor, c: Tensor, weight: Tensor) -> Tensor:
 class EmbedHead(nn.Module):
     """Everything of the embedding task that is no adapter on the backbone.
 
-    see: W_c, the raw visual feature (dv) of a modality to the width d. gate: W_g, shared by all views. reduce: W_r,
-    d to the served width. absent: stands for the raw feature of an item without media. learned: vectors that stand in
-    a prompt for a marker or for a field that is not there. scale: logarithm of 1 / temperature. words, early: for light
-    backbones, sentence vector and raw visual feature to d; None for language models.
+    see: W_c, the raw visual feature (dv) of a modality to the width d. gate: W_g, shared by all views. reduce: W_r, d
+    to the served width. drop: of raw features while training. absent: stands for the raw feature of an item without
+    media. learned: vectors that stand in a prompt for a marker or for a field that is not there. scale: logarithm of 1
+    / temperature. words, early: for light backbones, sentence vector and raw visual feature to d; None for language
+    models.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class EmbedHead(nn.Module):
         self.see = nn.ModuleDict({m: nn.Linear(visual[m], width, bias=False) for m in media} if fused else {})
         self.gate = nn.Linear(2 * width, width, bias=False) if fused else None
         self.absent = nn.Parameter(torch.randn(width) * TOKEN_STD) if fused else None
+        self.drop = nn.Dropout(settings.feature_dropout)
         self.reduce = nn.Linear(width, settings.dim, bias=False)
         self.scale = nn.Parameter(torch.tensor(float(settings.scale)))
         names = [name for name in LEARNED if self._is_read(name, light=words is not None)]

@@ -77,7 +77,7 @@ def run(
         no_flows="No arm has a language model whose attention weights can be read.",
         manifest=sources.dataset.manifest,
         costs=costs([_result(path) for path in finetuned]),
-        facts=_facts(sources, began),
+        facts=_facts(sources, measured, began),
         repeat=_repeat(sources),
         description="Items as vectors: what pictures, clips and words are worth for finding what belongs together.",
         confidence=evaluation.confidence,
@@ -187,7 +187,7 @@ def _export(sources: Sources, lead: Unit, found: Found, out: Path) -> None:
     index.build(out, header)
 
 
-def _facts(sources: Sources, began: float) -> dict[str, str]:
+def _facts(sources: Sources, measured: Mapping[Unit, Found], began: float) -> dict[str, str]:
     seeds = dict.fromkeys(str(seed) for seed, _ in sources.adapters)
     settings = sources.task.embed
     assert settings is not None
@@ -195,10 +195,14 @@ def _facts(sources: Sources, began: float) -> dict[str, str]:
         "backbone": sources.backbone.name,
         "arms": ", ".join(sources.arms),
         "seeds": ", ".join(seeds),
-        "held out": {"item": "whole items", "pair": "pairs"}[settings.scheme],
+        "held out": {"item": "whole items", "pair": "pairs"}[settings.scheme]
+        + (", which ask for known ones" if sources.evaluation.retrieval.targets == "known" else ""),
         "queries, pool": f"{len(sources.pool.query):,}, {sources.pool.size:,}",
         "measured in": f"{time.perf_counter() - began:.0f} s",
     }
+    weights = [f"{unit} {one.prior:g}" for unit, one in measured.items() if unit.source != "popularity" and one.prior]
+    if weights:
+        found["weight of popularity"] = "; ".join(weights)
     if sources.pool.left_out:
         found["items without a field to read"] = f"{sources.pool.left_out:,}, left out of the pool"
     return found

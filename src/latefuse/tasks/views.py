@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -124,6 +124,7 @@ class PromptViews:
         rows = torch.arange(chunk.items, device=ids.device)
         dtype = head.reduce.weight.dtype
         states = {view: hidden[rows, at.to(ids.device)].to(dtype) for view, at in chunk.pools.items()}
+        chunk = _ready(chunk, head)
         return {view: head.fuse(h, seen(chunk, head, view)) for view, h in states.items()}
 
     def _padding(self) -> int:
@@ -156,16 +157,15 @@ class VectorViews:
     def encode(self, chunk: Chunk) -> Views:
         """See `Viewer`. Frozen vectors are brought to mean 0 and variance 1 each: their towers' scales differ much."""
         head = self.head
-        early = {
-            m: _mean_over_media(chunk, {m: layer}, head.token(f"absent.{m}"), True) for m, layer in head.early.items()
-        }
+        chunk = _ready(chunk, head, norm=True)
+        early = {m: _mean_over_media(chunk, {m: layer}, head.token(f"absent.{m}")) for m, layer in head.early.items()}
         device = head.reduce.weight.device
         h = torch.zeros(chunk.items, head.reduce.in_features, device=device)
         if head.words is not None and chunk.words is not None:
-            words = head.words(F.layer_norm(chunk.words.to(device), chunk.words.shape[-1:]))
+            words = head.words(head.drop(F.layer_norm(chunk.words.to(device), chunk.words.shape[-1:])))
             h = torch.where(chunk.there["text"].to(device)[:, None], words, head.token("absent.text"))
         states = {MULTIMODAL: h + sum(early.values()), **{m: early[m] for m in head.views if m != MULTIMODAL}}
-        return {view: head.fuse(states[view], seen(chunk, head, view, norm=True)) for view in head.views}
+        return {view: head.fuse(states[view], seen(chunk, head, view)) for view in head.views}
 
 
 def words_of(item: Item) -> str:
@@ -174,35 +174,37 @@ def words_of(item: Item) -> str:
     return ". ".join(part.strip() for part in parts if part.strip())
 
 
-def seen(chunk: Chunk, head: EmbedHead, view: str, norm: bool = False) -> Tensor | None:
+def seen(chunk: Chunk, head: EmbedHead, view: str) -> Tensor | None:
     """c (items, d): the mean over an item's media of W_c V, the learned absent vector where it has none.
 
-    view: the multimodal one has all media, that of a medium its own. norm: whether raw features are normalised first.
-    None without a gate.
+    view: the multimodal one has all media, that of a medium its own. None without a gate.
     """
     if head.gate is None or head.absent is None:
         return None
     read = {m: layer for m, layer in head.see.items() if view in (MULTIMODAL, m)}
-    return _mean_over_media(chunk, read, head.absent, norm)
+    return _mean_over_media(chunk, read, head.absent)
 
 
-def _mean_over_media(chunk: Chunk, layers: Mapping[str, nn.Module], absent: Tensor, norm: bool) -> Tensor:
+def _mean_over_media(chunk: Chunk, layers: Mapping[str, nn.Module], absent: Tensor) -> Tensor:
     """(items, d) the mean of an item's media, each through its modality's layer; `absent` (d,) where it has none."""
     there = [modality for modality in layers if modality in chunk.raw]
     if not there:
         return absent.expand(chunk.items, -1)
     owner = torch.cat([chunk.owner[modality] for modality in there]).to(absent.device)
-    parts = [layers[modality](_ready(chunk.raw[modality], layers[modality], norm)) for modality in there]
+    parts = [layers[modality](chunk.raw[modality]) for modality in there]
     values = torch.cat(parts).float()  # under autocast a layer answers in half precision
     total = values.new_zeros(chunk.items, values.shape[1]).index_add(0, owner, values)
     count = values.new_zeros(chunk.items, 1).index_add(0, owner, torch.ones_like(values[:, :1]))
     return torch.where(count > 0, total / count.clamp(min=1), absent.float()).to(absent.dtype)
 
 
-def _ready(raw: Tensor, layer: nn.Module, norm: bool) -> Tensor:
-    weight = layer.get_parameter("weight")
-    values = raw.to(weight.device, weight.dtype)
-    return F.layer_norm(values, values.shape[-1:]) if norm else values
+def _ready(chunk: Chunk, head: EmbedHead, norm: bool = False) -> Chunk:
+    """The chunk with raw features as the head reads them: normalised if asked, a part dropped in training."""
+    weight = head.reduce.weight
+    raw = {modality: values.to(weight.device, weight.dtype) for modality, values in chunk.raw.items()}
+    if norm:
+        raw = {modality: F.layer_norm(values, values.shape[-1:]) for modality, values in raw.items()}
+    return replace(chunk, raw={modality: head.drop(values) for modality, values in raw.items()})
 
 
 def _raw(items: Sequence[Item], head: EmbedHead, features: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
