@@ -111,8 +111,8 @@ def _add_vectors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     embed.add_argument("--dataset", type=Path, required=True, help="the output of `step prepare`: its table items")
     embed.add_argument("--out", type=Path, required=True, help="the folder of vectors and index; a run goes on there")
     embed.add_argument("--index", choices=("flat", "hnsw", "ivf"), default="flat", help="exact, or approximate")
-    embed.add_argument("--part", type=int, default=4_096, help="items a part: what a killed run may lose")
-    embed.add_argument("--batch-size", type=int, default=64, help="items encoded at a time")
+    embed.add_argument("--part", type=_count, default=4_096, help="items a part: what a killed run may lose")
+    embed.add_argument("--batch-size", type=_count, default=64, help="items encoded at a time")
 
     search = commands.add_parser("search", help="nearest items of an index: by item, by words, by a photo")
     search.add_argument("index", type=Path, help="the output of `latefuse embed`")
@@ -121,7 +121,14 @@ def _add_vectors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     search.add_argument("--photo", type=Path, help="a picture file; together with --words both count")
     search.add_argument("--adapter", type=Path, help="the adapter that made the index; needed for words and photos")
     search.add_argument("--backbone", type=Path, help="its backbone; needed for words and photos")
-    search.add_argument("-k", type=int, default=10, help="how many items (default: 10)")
+    search.add_argument("-k", type=_count, default=10, help="how many items (default: 10)")
+
+
+def _count(text: str) -> int:
+    """A whole number of at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
 def _recipe(command: argparse.ArgumentParser, profile: str = "local") -> None:

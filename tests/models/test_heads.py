@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from latefuse.config_vectors import Embed
-from latefuse.models import heads
-from latefuse.models.adapter_files import AdapterError
+from latefuse.models import adapter_files, heads
+from latefuse.models.adapter_files import AdapterError, write_tensors
 from latefuse.models.heads import EmbedHead, gated
 
 H, C = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -93,3 +94,14 @@ def test_a_head_that_does_not_fit_is_refused(fresh_backbone: Callable[..., Any],
         heads.load_head(fresh_backbone(), tmp_path, Embed(), ("text", "image"))
     with pytest.raises(AdapterError, match="no such file"):
         heads.load_head(fresh_backbone(), tmp_path / "gone", Embed(), ("text", "image"))
+
+
+def test_tensors_are_read_again_before_they_count_as_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"b": torch.ones(2, 3), "a": torch.zeros(4)}
+    assert write_tensors(tmp_path / "new" / "x.safetensors", state) == 10
+    assert list(load_file(tmp_path / "new" / "x.safetensors")) == ["a", "b"]
+    with pytest.raises(AdapterError, match=r"x\.safetensors: not finite: a"):
+        write_tensors(tmp_path / "x.safetensors", {**state, "a": torch.tensor([1.0, torch.nan])})
+    monkeypatch.setattr(adapter_files, "load_file", lambda path: {**state, "b": torch.zeros(2, 3)})
+    with pytest.raises(AdapterError, match="b came back changed"):
+        write_tensors(tmp_path / "x.safetensors", state)

@@ -249,6 +249,10 @@ def test_a_catalogue_is_embedded_searched_and_an_index_of_another_adapter_is_ref
     assert len(capsys.readouterr().out.splitlines()) == 59
     assert cli.main([*asked, str(trained["light_conv"]["shuffled"])]) == 2
     assert "their vectors can't be compared" in capsys.readouterr().err
+    for option in ("--part", "--batch-size"):
+        with pytest.raises(SystemExit):
+            cli.main([*embed, option, "0"])
+        assert f"argument {option}: '0' is no whole number of at least 1" in capsys.readouterr().err
     assert cli.main(["search", out]) == 2
     assert "say what to look for" in capsys.readouterr().err
     assert cli.main(["search", out, "--item", "item-2o"]) == 2

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from latefuse.config import Task
-from latefuse.data.dataset import Dataset
+from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.data.errors import DataError
 from latefuse.models import embedder
 from latefuse.models.adapter_files import AdapterCard, AdapterError
 from latefuse.prompts import MediaRef
 from latefuse.prompts.items import Item
 from latefuse.tasks import embed
-from latefuse.tasks.catalogue import catalogue
+from latefuse.tasks.catalogue import catalogue, item_of, stream
 from latefuse.tasks.views import viewer
 from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
@@ -288,6 +288,21 @@ def test_items_whose_words_are_cut_are_counted(family: str, fresh_backbone: Call
     told = sum(bool(item.title) for item in words.values())
     assert whole.cut == 0 if family == "video_llava" else whole.cut >= 0
     assert short.cut == told if family == "video_llava" else short.cut == whole.cut
+
+
+def test_media_that_an_arm_does_not_take_are_counted(fresh_backbone: Callable[..., Any], tmp_path: Path) -> None:
+    images, videos = [f"media/{n}.png" for n in range(3)], ["media/a.mp4", "media/b.mp4"]
+    row = {"id": "i", "title": "a", "text": "", "images": images, "videos": videos}
+    for modality, most, unread in ((("text", "image"), 1, 2), (("text", "image"), 3, 0), (("text", "video"), 1, 1)):
+        settings = task_of(*modality, max_images=most).embed
+        assert settings is not None
+        found = item_of(row, {}, settings, modality)
+        assert (found.unread, len(found.media)) == (unread, 1 if "video" in modality else most)
+    rows = [{**row, "id": key, "split_item": "train"} for key in "ab"]
+    shop = write_dataset(tmp_path / "shop", {"items": rows, "pairs": [{"a": "a", "b": "b", "split_item": "train"}]})
+    backbone = fresh_backbone("video_llava")
+    assert embed.select(shop, task_of(), "train", backbone, needed=False).cut == 0  # one pair alone is left out
+    assert embed.cut_items(backbone, task_of(), list(stream(shop, task_of().embed, ("image",)))) == 2
 
 
 def test_split_schemes_are_the_stored_ones(setting: Callable[..., Setting]) -> None:

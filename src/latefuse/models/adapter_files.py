@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -92,6 +93,24 @@ def write(folder: Path, state: Mapping[str, Tensor], config: LoraConfig, card: A
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     _write_config(folder, config)
     (folder / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor]) -> int:
+    """Tensors beside PEFT's own, sorted by name, read again and compared; returns how many numbers they are.
+
+    Raises AdapterError where one is not finite, or comes back changed.
+    """
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise AdapterError(f"{path}: not finite: {', '.join(broken[:3])}; lower train.lr")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"format": "pt"})
+    again = load_file(path)
+    changed = [name for name in tensors if name not in again or not torch.equal(again[name], tensors[name])]
+    if changed:
+        raise AdapterError(f"{path}: {', '.join(changed[:3])} came back changed; is the disk full?")
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def _write_config(folder: Path, config: LoraConfig) -> None:

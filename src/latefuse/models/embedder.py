@@ -18,8 +18,7 @@ def attach(backbone: Backbone, task: Task, seed: int) -> None:
     """Put a new head, and what the task trains of the backbone, on it; first weights come from `seed` alone.
 
     A light backbone is frozen: its head is all that learns. The bridge of a glued one comes from nothing and learns
-    whole. Raises AdapterError for a tower that should learn, since
-    its raw feature goes to the gate and is stored.
+    whole. Raises AdapterError for a tower that should learn, since its raw feature goes to the gate and is stored.
     """
     assert task.embed is not None
     unread = [modality for modality in task.modality if modality not in backbone.modalities]

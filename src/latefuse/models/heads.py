@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latefuse.config import MODALITIES, Modality
 from latefuse.config_vectors import Embed
-from latefuse.models.adapter_files import AdapterError
+from latefuse.models.adapter_files import AdapterError, write_tensors
 from latefuse.models.backbone import Backbone
 
 HEAD = "head.safetensors"
@@ -124,13 +124,7 @@ def build(backbone: Backbone, settings: Embed, inputs: Sequence[Modality], seed:
 
 def save_head(head: EmbedHead, folder: Path) -> int:
     """Write the head as safetensors; returns how many parameters it has. Raises AdapterError on one not finite."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(head.state_dict().items())}
-    broken = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise AdapterError(f"{folder / HEAD}: not finite: {', '.join(broken[:3])}; lower train.lr")
-    save_file(state, folder / HEAD, metadata={"format": "pt"})
-    return sum(tensor.numel() for tensor in state.values())
+    return write_tensors(folder / HEAD, head.state_dict())
 
 
 def load_head(backbone: Backbone, folder: Path, settings: Embed, inputs: Sequence[Modality]) -> EmbedHead:

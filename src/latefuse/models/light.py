@@ -110,12 +110,12 @@ def fill_sentences(
     return out
 
 
-def too_long(backbone: Backbone, texts: Sequence[str]) -> int:
-    """How many of the texts have more tokens than the sentence encoder reads."""
+def too_long(backbone: Backbone, texts: Sequence[str]) -> list[bool]:
+    """Whether each of the texts has more tokens than the sentence encoder reads."""
     if not texts:
-        return 0
+        return []
     found = backbone.tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
-    return sum(len(ids) > backbone.model.config.text_tokens for ids in found)
+    return [len(ids) > backbone.model.config.text_tokens for ids in found]
 
 
 AutoConfig.register(LightConfig.model_type, LightConfig)

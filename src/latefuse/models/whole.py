@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from latefuse.config import AdapterConfig
-from latefuse.models.adapter_files import AdapterError
+from latefuse.models.adapter_files import AdapterError, write_tensors
 from latefuse.models.backbone import Backbone
 
 WHOLE = "whole.safetensors"
@@ -36,13 +36,7 @@ def save_whole(backbone: Backbone, folder: Path) -> int:
     """Write the weights that were trained whole; returns how many numbers they are. Raises AdapterError."""
     if not backbone.whole:
         return 0
-    state = {name: backbone.model.get_parameter(name).detach().cpu().contiguous() for name in sorted(backbone.whole)}
-    broken = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise AdapterError(f"{folder / WHOLE}: not finite: {', '.join(broken[:3])}; lower train.lr")
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / WHOLE, metadata={"format": "pt"})
-    return sum(tensor.numel() for tensor in state.values())
+    return write_tensors(folder / WHOLE, {name: backbone.model.get_parameter(name) for name in backbone.whole})
 
 
 @torch.no_grad()

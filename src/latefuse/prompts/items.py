@@ -24,13 +24,18 @@ MULTIMODAL = "multimodal"
 
 @dataclass(frozen=True)
 class Item:
-    """What a catalogue knows of an item. media: in the order in which they are shown; an empty path is absent."""
+    """What a catalogue knows of an item.
+
+    media: in the order in which they are shown; an empty path is absent. unread: how many more the item has, which the
+    arm does not take.
+    """
 
     id: str
     title: str = ""
     text: str = ""
     topics: tuple[str, ...] = ()
     media: tuple[MediaRef, ...] = ()
+    unread: int = 0
 
 
 @dataclass(frozen=True)

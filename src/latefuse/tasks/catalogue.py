@@ -52,13 +52,14 @@ def item_of(
     row: Mapping[str, Any], attributes: Mapping[str, Any], options: Embed, modalities: Sequence[Modality]
 ) -> Item:
     """A row of the table items, of the modalities that are read: at most `max_images` pictures and one clip."""
-    pictures = [MediaRef("image", path) for path in row["images"][: options.max_images]]
-    clips = [MediaRef("video", path) for path in row["videos"][:1]]
-    media = tuple(ref for ref in (*pictures, *clips) if ref.modality in modalities)
+    stored: dict[Modality, list[str]] = {"image": row["images"], "video": row["videos"]}
+    read = {"image": options.max_images, "video": 1}
+    media = tuple(MediaRef(m, path) for m, paths in stored.items() if m in modalities for path in paths[: read[m]])
+    unread = sum(max(0, len(paths) - read[m]) for m, paths in stored.items() if m in modalities)
     if "text" not in modalities:
-        return Item(id=row["id"], media=media)
+        return Item(id=row["id"], media=media, unread=unread)
     topics = tuple(word for name in options.topics for word in _words(attributes.get(name)))
-    return Item(id=row["id"], title=row["title"], text=row["text"], topics=topics, media=media)
+    return Item(id=row["id"], title=row["title"], text=row["text"], topics=topics, media=media, unread=unread)
 
 
 def _words(value: Any) -> list[str]:

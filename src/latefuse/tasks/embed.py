@@ -83,7 +83,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Selection:
-    """The pairs of a split, and how many were left out, by reason. cut: items of whose words a part is not shown."""
+    """The pairs of a split, and how many were left out, by reason. cut: items of which a part is not read."""
 
     examples: list[Pair]
     left_out: dict[str, int]
@@ -159,14 +159,22 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
 
 
 def cut_items(backbone: Backbone, task: Task, items: Sequence[Item]) -> int:
-    """Of how many items the words are longer than the budget, or than the sentence encoder reads."""
+    """Of how many items not everything is read.
+
+    Words may be longer than the budget, or than the sentence encoder reads, and media more than the arm takes.
+    """
+    return sum(item.unread > 0 or long for item, long in zip(items, _too_long(backbone, task, items), strict=True))
+
+
+def _too_long(backbone: Backbone, task: Task, items: Sequence[Item]) -> list[bool]:
+    """Whether the words of each item are cut."""
     if "text" not in task.modality:
-        return 0
+        return [False] * len(items)
     if backbone.family.kind == "light":
         return too_long(backbone, [words_of(item) for item in items])
     splicer = ItemSplicer.of(backbone, _options(task).prompt, _options(task).budget)
     prompts = (splicer.encode(item, task.modality, bare=True) for item in items)
-    return sum(bool(prompt.cut or prompt.cut_characters) for prompt in prompts)
+    return [bool(prompt.cut or prompt.cut_characters) for prompt in prompts]
 
 
 def pair(a: Item, b: Item) -> Pair:
