@@ -24,8 +24,6 @@ def words(backbone: Backbone, task: Task, items: Sequence[Item], features: Featu
         return features.text([words_of(item) for item in items]).float()
     assert task.embed is not None
     splicer = ItemSplicer.of(backbone, "none", task.embed.budget)
-    token = backbone.tokenizer.pad_token_id
-    padding = int(backbone.tokenizer.eos_token_id if token is None else token)
     prompts = [splicer.encode(item, TEXT, bare=True).input_ids for item in items]
     out = torch.empty(len(items), backbone.width)
     order = sorted(range(len(items)), key=lambda number: -len(prompts[number]))
@@ -33,7 +31,7 @@ def words(backbone: Backbone, task: Task, items: Sequence[Item], features: Featu
         numbers = order[start : start + batch_size]
         rows = [prompts[number] for number in numbers]
         mask = pad([[1] * len(row) for row in rows], 0).to(backbone.device)
-        hidden = backbone.hidden(pad(rows, padding).to(backbone.device), mask)
+        hidden = backbone.hidden(pad(rows, backbone.pad_id).to(backbone.device), mask)
         out[numbers] = hidden[torch.arange(len(rows)), mask.sum(dim=1) - 1].float().cpu()
     return out
 

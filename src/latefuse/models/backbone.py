@@ -115,6 +115,12 @@ class Backbone:
                 "nothing and carries no LoRA; take a whole or a glued backbone for that"
             )
 
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up rows: the tokenizer's own, the end token where it has none."""
+        token = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if token is None else token)
+
     def token_id(self, modality: str) -> int:
         """The id of the placeholder token of a modality."""
         self.must_speak()

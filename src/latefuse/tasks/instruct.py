@@ -6,27 +6,33 @@ predict an answer and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from latefuse.config import Task, Train
+from latefuse.config import Task
 from latefuse.data.dataset import Dataset
-from latefuse.models import adapters
-from latefuse.models.adapters import AdapterCard
-from latefuse.models.backbone import Backbone, MediaBatch
-from latefuse.models.closed_list import Prompts, Trie, build_trie, node_hidden
+from latefuse.models.backbone import Backbone
+from latefuse.models.closed_list import Trie, build_trie, node_hidden
 from latefuse.progress import bar
 from latefuse.prompts import Splicer
 from latefuse.prompts.splice import IGNORE
+from latefuse.tasks.answering import (
+    Batch,
+    attach,
+    batches,
+    collate,
+    loss,
+    nll,
+    on_device,
+    prompt_batch,
+    save,
+    steps,
+    warm,
+)
 from latefuse.tasks.conversation import Example, current, rewrite, select
-from latefuse.training.batching import by_length, pad, plan
 from latefuse.training.features import Features
 
 __all__ = [
@@ -38,86 +44,9 @@ __all__ = [
 NODE_SLICE = 256
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows padded on the right. input_ids, attention_mask, labels: (B, L). rows: the conversations' ids."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
-    media: MediaBatch | None
-    rows: tuple[str, ...]
-
-
 def examples(dataset: Dataset, task: Task, split: str, backbone: Backbone) -> list[Example]:
     """The rows of a split as examples, in stored order. See `select`."""
     return select(dataset, task, split, backbone).examples
-
-
-def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int) -> None:
-    """Put a new adapter on the backbone: a task's own; of several the widest, on the union of what they are on."""
-    several = [task.adapter for task in tasks.values()]
-    widest = max(several, key=lambda adapter: adapter.r)
-    on = tuple(dict.fromkeys(role for adapter in several for role in adapter.on))
-    whole = any(adapter.bridge_full for adapter in several)
-    adapter = widest.model_copy(update={"on": on, "bridge_full": whole})
-    adapters.attach(backbone, adapter, list(dict.fromkeys(task.single for task in tasks.values())), seed)
-
-
-def save(backbone: Backbone, folder: Path, card: AdapterCard) -> AdapterCard:
-    """Write the adapter in PEFT's own format with its card. Raises AdapterError."""
-    return adapters.save(backbone.peft, folder, card)
-
-
-def warm(rows: Sequence[Example], backbone: Backbone, features: Features, progress: bool) -> int:
-    """Store what the frozen tower makes of all media of the rows; returns how many were encoded."""
-    return features.warm((ref for row in rows for ref in row.media), progress=progress)
-
-
-def steps(rows: Sequence[Example], train: Train, seed: int, parts: int) -> list[list[int]]:
-    """Row numbers of every optimiser step: rows of one modality and of similar lengths together. See `plan`."""
-    lengths, groups = [row.tokens for row in rows], [row.group for row in rows]
-    return plan(lengths, groups, train.max_steps, train.batch_size, seed, parts, train.batch_tokens)
-
-
-def collate(rows: Sequence[Example], backbone: Backbone, features: Features) -> Batch:
-    """One batch, padded on the right."""
-    rows = current(rows, backbone)
-    return Batch(
-        input_ids=pad([row.input_ids for row in rows], _padding(backbone)),
-        attention_mask=pad([[1] * len(row.input_ids) for row in rows], 0),
-        labels=pad([row.labels for row in rows], IGNORE),
-        media=features.batch(list(chain.from_iterable(row.media for row in rows))),
-        rows=tuple(row.row for row in rows),
-    )
-
-
-def loss(backbone: Backbone, batch: Batch) -> tuple[Tensor, int]:
-    """Summed cross-entropy in nats over all answer tokens of the batch, and how many those are."""
-    token_losses, places = _token_losses(backbone, batch)
-    return token_losses.sum(), len(places)
-
-
-def _token_losses(backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (n,) of every answer token of the batch and the row it stands in (n,)."""
-    hidden = backbone.hidden(batch.input_ids, batch.attention_mask, batch.media)
-    targets = batch.labels[:, 1:]
-    places = targets != IGNORE
-    logits = backbone.logits(hidden[:, :-1][places]).float()
-    return F.cross_entropy(logits, targets[places], reduction="none"), places.nonzero()[:, 0]
-
-
-@torch.no_grad()
-def nll(backbone: Backbone, rows: Sequence[Example], *, features: Features, batch_size: int = 32) -> Tensor:
-    """Negative log-likelihood in nats of each row's answers, (n,), summed over their tokens, end tokens included."""
-    rows = current(rows, backbone)
-    total = torch.zeros(len(rows))
-    for numbers in _batches(rows, batch_size):
-        batch = _on_device(collate([rows[number] for number in numbers], backbone, features), backbone)
-        token_losses, places = _token_losses(backbone, batch)
-        sums = torch.zeros(len(numbers), device=token_losses.device).index_add_(0, places, token_losses)
-        total[numbers] = sums.cpu()
-    return total
 
 
 @torch.no_grad()
@@ -129,8 +58,8 @@ def next_token_logprobs(
     What late fusion learns its weights from. Rows come in the order of their numbers within batches, not overall.
     """
     rows = current(rows, backbone)
-    for numbers in _batches(rows, batch_size):
-        batch = _on_device(collate([rows[number] for number in numbers], backbone, features), backbone)
+    for numbers in batches(rows, batch_size):
+        batch = on_device(collate([rows[number] for number in numbers], backbone, features), backbone)
         hidden = backbone.hidden(batch.input_ids, batch.attention_mask, batch.media)
         for place, number in enumerate(numbers):
             start = len(rows[number].prompt_ids)
@@ -159,7 +88,7 @@ def predict(
     end_id = Splicer.of(backbone).end_id
     texts = [""] * len(rows)
     with progress_bar(len(rows), "generate", progress) as bar:
-        for numbers in _batches(rows, batch_size):
+        for numbers in batches(rows, batch_size):
             part = [rows[number] for number in numbers]
             prompts = prompt_batch(backbone, part, features)
             hook = _allowed_hook(part, allowed, end_id) if allowed else None
@@ -219,7 +148,7 @@ def score(
     parents, tokens = tree.edges
     total = torch.empty(len(rows), len(names))
     with progress_bar(len(rows), "score", progress) as bar:
-        for numbers in _batches(rows, batch_size):
+        for numbers in batches(rows, batch_size):
             prompts = prompt_batch(backbone, [rows[number] for number in numbers], features)
             edges = torch.empty(len(numbers), len(tokens))
             for where, hidden in node_hidden(backbone, prompts, tree):
@@ -248,37 +177,6 @@ def node_logprobs(
         states = [hidden for _, hidden in node_hidden(backbone, prompt_batch(backbone, part, features), tree)]
         log_probs = torch.log_softmax(backbone.logits(torch.cat(states, dim=1)).float(), dim=-1)
         yield list(range(start, start + len(part))), log_probs.cpu()
-
-
-def prompt_batch(backbone: Backbone, rows: Sequence[Example], features: Features) -> Prompts:
-    """Prompts padded on the left, on the backbone's device."""
-    rows = current(rows, backbone)
-    media = features.batch(list(chain.from_iterable(row.media for row in rows)))
-    return Prompts(
-        pad([row.prompt_ids for row in rows], _padding(backbone), left=True).to(backbone.device),
-        pad([[1] * len(row.prompt_ids) for row in rows], 0, left=True).to(backbone.device),
-        media.to(backbone.device) if media else None,
-    )
-
-
-def _batches(rows: Sequence[Example], batch_size: int) -> list[list[int]]:
-    return by_length([len(row.input_ids) for row in rows], [row.group for row in rows], batch_size)
-
-
-def _padding(backbone: Backbone) -> int:
-    padding = backbone.tokenizer.pad_token_id
-    return int(padding if padding is not None else backbone.tokenizer.eos_token_id)
-
-
-def _on_device(batch: Batch, backbone: Backbone) -> Batch:
-    device = backbone.device
-    return replace(
-        batch,
-        input_ids=batch.input_ids.to(device),
-        attention_mask=batch.attention_mask.to(device),
-        labels=batch.labels.to(device),
-        media=batch.media.to(device) if batch.media else None,
-    )
 
 
 def progress_bar(total: int, what: str, progress: bool) -> Any:

@@ -105,7 +105,7 @@ class PromptViews:
             raw=raw,
             owner=owner,
             there=_there(items, self.head),
-            input_ids=pad([prompt.input_ids for prompt in prompts], self._padding()),
+            input_ids=pad([prompt.input_ids for prompt in prompts], self.backbone.pad_id),
             attention_mask=pad([[1] * len(prompt.input_ids) for prompt in prompts], 0),
             learned=tuple((row, at, name) for row, prompt in enumerate(prompts) for at, name in prompt.learned),
             pools={view: torch.tensor([prompt.pools.get(view, 0) for prompt in prompts]) for view in self.head.views},
@@ -126,10 +126,6 @@ class PromptViews:
         states = {view: hidden[rows, at.to(ids.device)].to(dtype) for view, at in chunk.pools.items()}
         chunk = _ready(chunk, head)
         return {view: head.fuse(h, seen(chunk, head, view)) for view, h in states.items()}
-
-    def _padding(self) -> int:
-        tokenizer = self.backbone.tokenizer
-        return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
 class VectorViews:
