@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from latefuse.config_judge import Judge
 from latefuse.config_vectors import Embed, Mining, Retrieval
 from latefuse.sections import Section, Share, checked, merged
 
@@ -17,9 +18,14 @@ Modality = Literal["image", "video", "text"]
 Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 # The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
-Kind = Literal["instruct", "embed"]
+Kind = Literal["instruct", "embed", "judge"]
 Role = Literal["language", "bridge", "tower"]
 MergeMethod = Literal["concat", "ties", "dare", "svd"]
+# The table that a kind learns from, and its own section, as they are unless the recipe says more.
+OF_KIND: dict[str, dict[str, Any]] = {
+    "embed": {"table": "pairs", "embed": {}},
+    "judge": {"table": "judgements", "judge": {}},
+}
 CONTROLS = ("mixed", "mixed-wide")
 FLOORS = ("popularity", "co-occurrence", "zero-shot words", "zero-shot picture", "sentence encoder")
 
@@ -140,6 +146,7 @@ class Task(Section):
     adapter: AdapterConfig = AdapterConfig()
     train: Train = Train()
     embed: Embed | None = None
+    judge: Judge | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -147,7 +154,7 @@ class Task(Section):
         """One word as a list; the section and the table that a kind has by default."""
         if not isinstance(raw, Mapping):
             return raw
-        own: dict[str, Any] = {"table": "pairs", "embed": {}} if raw.get("kind") == "embed" else {}
+        own: dict[str, Any] = OF_KIND.get(raw.get("kind", ""), {})
         modality = raw.get("modality")
         return {**own, **raw, **({"modality": (modality,)} if isinstance(modality, str) else {})}
 
@@ -155,10 +162,16 @@ class Task(Section):
     def _fits_its_kind(self) -> Self:
         if len(set(self.modality)) != len(self.modality):
             raise ValueError(f"modality {list(self.modality)}: each one once")
-        if self.kind == "instruct" and (len(self.modality) > 1 or self.embed):
-            raise ValueError("a task of kind instruct has one modality and no section embed")
-        if self.kind == "embed" and (self.table != "pairs" or self.embed is None):
-            raise ValueError("a task of kind embed learns from the table pairs")
+        if self.kind == "instruct" and len(self.modality) > 1:
+            raise ValueError("a task of kind instruct has one modality")
+        for section in ("embed", "judge"):
+            if (getattr(self, section) is not None) != (self.kind == section):
+                raise ValueError(f"a section {section} belongs to a task of kind {section}, and to no other")
+        table = OF_KIND.get(self.kind, {}).get("table", self.table)
+        if self.table != table:
+            raise ValueError(f"a task of kind {self.kind} learns from the table {table}")
+        if self.kind == "judge" and "video" in self.modality:
+            raise ValueError("a task of kind judge reads image, text or both")
         return self
 
     @property

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from latefuse.evaluation.intervals import Bootstrap, Estimate
 from latefuse.evaluation.retrieval_summary import KnockOut, Line, RetrievalArm, RetrievalSummary
-from latefuse.evaluation.retrieval_verdict import ALL, chance, findings, lifts_over_text, percent, points
+from latefuse.evaluation.retrieval_verdict import (
+    ALL,
+    blind,
+    blind_name,
+    chance,
+    findings,
+    lifts_over_text,
+    percent,
+    points,
+)
 from latefuse.evaluation.scores import Scores
 from latefuse.evaluation.verdict import Sentence
 
@@ -197,6 +208,16 @@ def test_lifts_are_paired_differences_by_slice() -> None:
     assert found["shuffled"]["cold"].rows == 60
     assert found["shuffled"][ALL].low < difference.mean() < found["shuffled"][ALL].high
     assert lifts_over_text(table, "t", "recall_at_10", ["shuffled"], "no", {}, how) == {}
+
+
+def test_where_popularity_counts_nothing_is_seen_unless_more_is_found_than_by_it() -> None:
+    shown = {("main", "only:image"): (SEES, GAIN)}
+    plain = _summary({"popularity": GAIN}, shown)
+    assert (blind(plain, "recall_at_10"), blind_name(plain)) == (0.01, "chance")
+    counted = replace(plain, prior=True)
+    assert (blind(counted, "recall_at_10"), blind_name(counted)) == (0.2, "popularity")
+    assert _said(findings(plain), "The picture is not neglected").tone == "good"
+    assert "popularity is 20.0%" in _said(findings(counted), "The picture is neglected").text
 
 
 def test_chance_is_the_share_of_the_pool_that_is_looked_at() -> None:

@@ -50,7 +50,8 @@ class RetrievalSummary:
     """Everything that report, metrics file and terminal table show.
 
     metrics: in order, the headline first. lines: metric -> arm -> line. slices: slice -> arm -> line, of the headline.
-    oracle: metric -> best reachable mean, where the source can tell it. sizes: slice -> queries.
+    oracle: metric -> best reachable mean, where the source can tell it. sizes: slice -> queries. prior: whether
+    popularity counts beside the scores.
     """
 
     task: str
@@ -64,6 +65,7 @@ class RetrievalSummary:
     slices: Mapping[str, Mapping[str, Line]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     oracle: Mapping[str, float] = field(default_factory=dict)
+    prior: bool = False
 
     @property
     def headline(self) -> str:
@@ -83,8 +85,12 @@ def summarise(
     slices: Mapping[str, Sequence[str]],
     pool: int,
     how: Bootstrap,
+    prior: bool = False,
 ) -> RetrievalSummary:
-    """All estimates. table: a line per arm, seed, condition and query; slices: name -> ids of queries."""
+    """All estimates. table: a line per arm, seed, condition and query; slices: name -> ids of queries.
+
+    prior: whether popularity counts beside the scores.
+    """
     main = next(arm.name for arm in arms if arm.group == "main")
     here = [arm for arm in arms if table.has(arm.name, task, metrics[0])]
     lines = {metric: {arm.name: _line(table, arm.name, main, task, metric, how) for arm in here} for metric in metrics}
@@ -110,6 +116,7 @@ def summarise(
         slices=cut,
         sizes={name: len(slices[name]) for name in cut},
         oracle=best,
+        prior=prior,
     )
 
 

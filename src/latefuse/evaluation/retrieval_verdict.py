@@ -80,6 +80,17 @@ def chance(metric: str, pool: int) -> float | None:
     return min(int(k) / pool, 1.0) if kind == "recall" and pool else None
 
 
+def blind(summary: RetrievalSummary, metric: str) -> float | None:
+    """What is found without looking at any item: by lot, or by popularity where it counts beside the scores."""
+    popularity = summary.lines[metric].get("popularity") if summary.prior else None
+    return chance(metric, summary.pool) if popularity is None else popularity.mean.value
+
+
+def blind_name(summary: RetrievalSummary) -> str:
+    """What `blind` is called."""
+    return "popularity" if summary.prior and "popularity" in summary.lines[summary.headline] else "chance"
+
+
 def above_chance(found: Estimate, by_lot: float | None) -> bool | None:
     """Whether the whole interval is above chance; None where there is no interval or no room above chance."""
     if by_lot is None or by_lot >= 1 or not found.has_interval:
@@ -216,28 +227,28 @@ def _over_text(summary: RetrievalSummary, text_arm: str) -> list[Sentence]:
 
 def _neglect(summary: RetrievalSummary, text_arm: str) -> list[Sentence]:
     """Which arms find nothing by a medium alone: for each medium the main arm, then all others in one sentence."""
-    by_lot, found = chance(summary.headline, summary.pool), []
+    by_lot, found = blind(summary, summary.headline), []
     for modality in MODALITIES:
         alone = [one for one in summary.knock_outs if one.condition == f"only:{modality}" and one.arm != text_arm]
         if modality == "text" or not alone or by_lot is None:
             continue
         noun, lot = NOUNS[modality], percent(by_lot)
         found += [_by_itself(summary, one, noun, by_lot) for one in alone if one.arm == summary.main]
-        blind = [
+        ignoring = [
             f"{_label(summary, one.arm)} ({_with_interval(one.left)})"
             for one in alone
             if one.arm != summary.main and above_chance(one.left, by_lot) is False
             if not _shown_used(summary, one.arm, modality)
         ]
-        if blind:
-            text = f"Arms that ignore the {noun}: by it alone no more than chance ({lot}) is shown for"
-            found.append(Sentence(f"{text} {', '.join(blind)}.", "open"))
+        if ignoring:
+            text = f"Arms that ignore the {noun}: by it alone no more than {blind_name(summary)} ({lot}) is shown for"
+            found.append(Sentence(f"{text} {', '.join(ignoring)}.", "open"))
     return found
 
 
 def _by_itself(summary: RetrievalSummary, one: KnockOut, noun: str, by_lot: float) -> Sentence:
     """The main arm by one medium alone."""
-    lot = f"chance is {percent(by_lot)}"
+    lot = f"{blind_name(summary)} is {percent(by_lot)}"
     text = f"by the {noun} alone {_main(summary)} finds {_with_interval(one.left)} ({label(summary.headline)}), {lot}"
     above = above_chance(one.left, by_lot)
     if above is None:

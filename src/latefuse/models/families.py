@@ -54,6 +54,11 @@ class Family:
     cacheable: bool = True
 
     @property
+    def goes_on(self) -> bool:
+        """Whether media may stand behind tokens that are cached: not where positions are counted over whole rows."""
+        return self.positions is wiring.plain_positions and self.feed is wiring.splice
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """What the family can read; text always."""
         return (*self.tower, "text")

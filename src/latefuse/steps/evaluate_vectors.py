@@ -134,6 +134,7 @@ def _summary(sources: Sources, scores: ScoreTable) -> RetrievalSummary:
         sources.pool.slices,
         sources.pool.size,
         _how(sources.evaluation),
+        prior=any(sources.evaluation.retrieval.prior),
     )
 
 

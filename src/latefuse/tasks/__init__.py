@@ -13,7 +13,7 @@ from types import ModuleType
 
 from latefuse.sections import nearest
 
-KINDS = {"instruct": "latefuse.tasks.instruct", "embed": "latefuse.tasks.embed"}
+KINDS = {"instruct": "latefuse.tasks.instruct", "embed": "latefuse.tasks.embed", "judge": "latefuse.tasks.judge"}
 
 
 def get(kind: str) -> ModuleType:

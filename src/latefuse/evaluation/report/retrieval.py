@@ -17,7 +17,16 @@ from latefuse.evaluation.report.neighbours import NeighbourCard
 from latefuse.evaluation.report.page import render
 from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.retrieval_summary import KnockOut, Line, RetrievalSummary, gain, label
-from latefuse.evaluation.retrieval_verdict import NOUNS, Lifts, above_chance, chance, findings, percent
+from latefuse.evaluation.retrieval_verdict import (
+    NOUNS,
+    Lifts,
+    above_chance,
+    blind,
+    blind_name,
+    chance,
+    findings,
+    percent,
+)
 
 KINDS = ("only", "shuffled", "absent", "constant", "noise")
 WHAT = {"only": "{} only", "noise": "{} as noise"}  # the others: the noun and the kind
@@ -107,7 +116,7 @@ def _behind(found: Estimate | None) -> dict[str, str]:
 
 def _at_chance(summary: RetrievalSummary, at: charts.Scale) -> float | None:
     """Where chance stands on a chart, in per cent of its width."""
-    by_lot = chance(summary.headline, summary.pool)
+    by_lot = blind(summary, summary.headline)
     return None if by_lot is None else at(by_lot)
 
 
@@ -129,10 +138,11 @@ def _chart(summary: RetrievalSummary) -> dict[str, Any]:
                 "reached": "" if not best or isnan(mean.value) else f"{100 * mean.value / best:.0f}%",
             }
         )
-    by_lot = chance(summary.headline, summary.pool)
+    by_lot = blind(summary, summary.headline)
     return {
         "lines": lines,
         "chance": "" if by_lot is None else percent(by_lot),
+        "blind": blind_name(summary),
         "at": _at_chance(summary, at),
         "oracle": None if best is None else percent(best),
     }
@@ -213,7 +223,7 @@ def _read(summary: RetrievalSummary, one: KnockOut | None) -> dict[str, str]:
     if one is None:
         return {"value": "", "interval": "", "mark": ""}
     if one.condition.startswith("only:"):
-        above = above_chance(one.left, chance(summary.headline, summary.pool))
+        above = above_chance(one.left, blind(summary, summary.headline))
         mark = {True: "", False: "worse", None: ""}[above]
         return {"value": percent(one.left.value), "interval": _interval(one.left), "mark": mark}
     worth = one.worth

@@ -1,0 +1,76 @@
+"""Which judgements are shown before the one that is asked: of its task, of both labels, never itself or its likes."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from latefuse.config_judge import Judge
+
+Row = Mapping[str, Any]
+
+
+class Demonstrations:
+    """The training rows of every task, to draw from. rows: of the training split alone, with a label each."""
+
+    def __init__(self, rows: Sequence[Row], settings: Judge) -> None:
+        self.settings = settings
+        self.by_label: dict[tuple[str, bool], list[Row]] = defaultdict(list)
+        for row in rows:
+            self.by_label[row["task"] or "", row["label"]].append(row)
+        self._fixed: dict[tuple[str, bool], list[Row]] = {}
+
+    def of(self, row: Row, fixed: bool) -> list[Row]:
+        """Up to `demos` rows for one that is asked, as many of each label as can be, in a drawn order.
+
+        fixed: the same for every row of a task, but for one that they are too like. Fewer where a task has no more.
+        """
+        task, wanted = row["task"] or "", self.settings.demos
+        draw = random.Random(f"{self.settings.seed}/{task if fixed else row['id']}")
+        labels = [True, False]
+        draw.shuffle(labels)
+        sources = [self._candidates(task, label, draw, fixed) for label in labels]
+        found: list[Row] = []
+        ended = 0
+        while len(found) < wanted and ended < len(sources):
+            ended = 0
+            for source in sources:
+                taken = next((one for one in source if not alike(one, row) and not _among(one, found)), None)
+                ended += taken is None
+                if taken is not None and len(found) < wanted:
+                    found.append(taken)
+        draw.shuffle(found)
+        return found
+
+    def _candidates(self, task: str, label: bool, draw: random.Random, fixed: bool) -> Iterator[Row]:
+        """The rows of a task and label in a drawn order, lazily: few are ever asked for."""
+        rows = self.by_label.get((task, label), [])
+        if fixed:
+            order = self._fixed.get((task, label))
+            if order is None:
+                order = random.Random(f"{self.settings.seed}/{task}/{label}").sample(rows, len(rows))
+                self._fixed[task, label] = order
+            yield from order
+            return
+        swapped: dict[int, int] = {}
+        for place in range(len(rows)):
+            other = draw.randrange(place, len(rows))
+            yield rows[swapped.get(other, other)]
+            swapped[other] = swapped.get(place, place)
+
+
+def alike(one: Row, other: Row) -> bool:
+    """Whether two judgements are the same, or are about the same item, the same picture or the same words."""
+    if one["id"] == other["id"]:
+        return True
+    return any(one[key] and _plain(one[key]) == _plain(other[key]) for key in ("item", "image", "text"))
+
+
+def _among(one: Row, others: Sequence[Row]) -> bool:
+    return any(one["id"] == other["id"] for other in others)
+
+
+def _plain(value: Any) -> str:
+    return " ".join(str(value or "").casefold().split())
