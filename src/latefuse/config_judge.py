@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from latefuse.sections import Section
 
+RELEVANT, NOT_RELEVANT, ABSTAIN = VERDICTS = ("relevant", "not relevant", "abstain")
+
 
 class Judge(Section):
     """The relevance judge (LLaVA-RE, arXiv 2508.05602): instruction, demonstrations, picture and text in, a label out.
