@@ -1,0 +1,50 @@
+"""Values of rows whose means are scikit-learn's metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+from latefuse.config_judge import ABSTAIN, NOT_RELEVANT, RELEVANT
+from latefuse.evaluation.verdict_values import METRICS, row_values
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_means_are_those_of_the_library(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    labels = draw.random(60) < (0.2, 0.5, 0.7, 0.9)[seed]
+    scores = (draw.normal(size=60) + labels).round(1)  # with ties
+    said = np.where(scores > 0.5, RELEVANT, NOT_RELEVANT)
+    kinds = np.where(labels, "", draw.choice(["colour", "random"], 60))
+    found = row_values(labels, scores, said, kinds)
+    assert set(found) == {*METRICS, "balanced_accuracy/colour", "balanced_accuracy/random"}
+    predicted = said == RELEVANT
+    assert np.mean(found["balanced_accuracy"]) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert np.mean(found["roc_auc"]) == pytest.approx(roc_auc_score(labels, scores))
+    assert np.mean(found["accuracy"]) == pytest.approx(accuracy_score(labels, predicted))
+    assert not found["abstained"].any()
+    for kind in ("colour", "random"):
+        part = labels | (kinds == kind)
+        value = np.nanmean(found[f"balanced_accuracy/{kind}"])
+        assert value == pytest.approx(balanced_accuracy_score(labels[part], predicted[part]))
+        assert np.isnan(found[f"balanced_accuracy/{kind}"]).tolist() == (~part).tolist()
+
+
+def test_an_abstention_is_neither_right_nor_wrong() -> None:
+    said = [RELEVANT, ABSTAIN, NOT_RELEVANT, RELEVANT, ABSTAIN]
+    found = row_values([True, True, False, False, False], [3, 0, -1, 2, 0], said, ["", "", "a", "b", "b"])
+    assert np.nanmean(found["accuracy"]) == pytest.approx(2 / 3)
+    assert np.nanmean(found["balanced_accuracy"]) == pytest.approx((1 + 0.5) / 2)
+    assert np.nanmean(found["balanced_accuracy/a"]) == 1
+    assert np.nanmean(found["balanced_accuracy/b"]) == pytest.approx(0.5)
+    assert found["abstained"].mean() == pytest.approx(0.4)
+
+
+def test_rows_of_one_label_have_nothing_balanced() -> None:
+    found = row_values([True, True], [1.0, 2.0], [RELEVANT, NOT_RELEVANT], ["", ""])
+    assert np.isnan(found["balanced_accuracy"]).all()
+    assert np.isnan(found["roc_auc"]).all()
+    assert found["accuracy"].tolist() == [1, 0]
+    with pytest.raises(ValueError, match="2 labels, 1 scores"):
+        row_values([True, False], [1.0], [RELEVANT, RELEVANT], ["", ""])
