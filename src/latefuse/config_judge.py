@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from latefuse.sections import Section
+from latefuse.sections import Section, Share
 
 RELEVANT, NOT_RELEVANT, ABSTAIN = VERDICTS = ("relevant", "not relevant", "abstain")
 
@@ -38,3 +38,36 @@ class Judge(Section):
     def label(self, relevant: bool) -> str:
         """The label's words."""
         return self.relevant if relevant else self.not_relevant
+
+
+class Policy(Section):
+    """How the threshold is chosen: by the best F1, or the largest recall with at least so much precision (value) or at
+    most such a false-positive rate (value)."""
+
+    kind: Literal["best-f1", "precision", "false-positive-rate"] = "best-f1"
+    value: Share | None = None
+
+    @model_validator(mode="after")
+    def _has_its_value(self) -> Self:
+        if self.kind == "best-f1" and self.value is not None:
+            raise ValueError("best-f1 takes no value")
+        if self.kind != "best-f1" and self.value is None:
+            bound = "the least precision" if self.kind == "precision" else "the largest rate"
+            raise ValueError(f"{self.kind} needs a value, {bound} that is allowed")
+        return self
+
+
+class Abstain(Section):
+    """How right the verdicts must be, on validation, that are not left to people. Six decimals count."""
+
+    accuracy: Share
+
+
+class Verdicts(Section):
+    """How scores become verdicts; everything is chosen on validation rows, one task of judgements at a time.
+
+    policy: of the threshold. abstain: which rows go to people instead; None for none.
+    """
+
+    policy: Policy = Policy()
+    abstain: Abstain | None = None

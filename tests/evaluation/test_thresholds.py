@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from latefuse.config_judge import Abstain, Policy
 from latefuse.errors import UserError
 from latefuse.evaluation.thresholds import (
-    Abstain,
     Band,
-    Policy,
     Threshold,
     ThresholdError,
     choose,

@@ -6,17 +6,14 @@ Threshold and band are chosen on validation rows by a policy that is data, and o
 from __future__ import annotations
 
 from math import nan, nextafter
-from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from latefuse.config_judge import ABSTAIN, NOT_RELEVANT, RELEVANT
+from latefuse.config_judge import ABSTAIN, NOT_RELEVANT, RELEVANT, Abstain, Policy
 from latefuse.errors import UserError
 from latefuse.evaluation.calibration import STORED, Floats, Ints, Truth, as_probabilities, as_rows, as_truth
-from latefuse.sections import Section, Share
 
 ABOVE_ALL = nextafter(1.0, 2.0)
 PARTS = 1_000_000
@@ -24,29 +21,6 @@ PARTS = 1_000_000
 
 class ThresholdError(UserError, ValueError):
     """A policy that validation rows can't meet; the message says the best that they reach."""
-
-
-class Policy(Section):
-    """How the threshold is chosen: by the best F1, or the largest recall with at least so much precision (value) or at
-    most such a false-positive rate (value)."""
-
-    kind: Literal["best-f1", "precision", "false-positive-rate"] = "best-f1"
-    value: Share | None = None
-
-    @model_validator(mode="after")
-    def _has_its_value(self) -> Self:
-        if self.kind == "best-f1" and self.value is not None:
-            raise ValueError("best-f1 takes no value")
-        if self.kind != "best-f1" and self.value is None:
-            bound = "the least precision" if self.kind == "precision" else "the largest rate"
-            raise ValueError(f"{self.kind} needs a value, {bound} that is allowed")
-        return self
-
-
-class Abstain(Section):
-    """How right the verdicts must be, on validation, that are not left to people. Six decimals count."""
-
-    accuracy: Share
 
 
 @dataclass(frozen=True, config=STORED)
