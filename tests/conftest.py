@@ -212,3 +212,33 @@ def shop_items(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pairs.append({"a": a, "b": b, "weight": 1.0, "split_pair": by_pair, "split_item": split})
     write_dataset(out, {"items": items, "pairs": pairs}, source="shop")
     return out
+
+
+SQUARES = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (30, 60, 220), "grey": (128, 128, 128)}
+
+
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two tasks over coloured squares: does the text name the colour (`fits`), or does it not (`differs`)?"""
+    from PIL import Image
+
+    from latefuse.data.dataset import store_medium, write_dataset
+
+    out, raw = tmp_path_factory.mktemp("judged"), tmp_path_factory.mktemp("squares")
+    rows = []
+    for number in range(48):
+        colour = list(SQUARES)[number % 4]
+        picture = raw / f"{number}.png"
+        Image.new("RGB", (16 + number, 16), SQUARES[colour]).save(picture)
+        split = "train" if number < 32 else "valid" if number < 40 else "test"
+        stored = "" if number == 46 else store_medium(out, picture)
+        for task in ("fits", "differs"):
+            told = list(SQUARES)[(number + (number // 4) % 2) % 4]
+            rows.append(
+                {
+                    "id": f"{task}-{number}", "task": task, "image": stored, "item": f"item-{number}",
+                    "instruction": f"relevant where the text {task} .", "text": f"{number} is {told}",
+                    "label": (told == colour) == (task == "fits"), "negative": "", "split_item": split,
+                }
+            )  # fmt: skip
+    return write_dataset(out, {"judgements": rows}, source="squares")

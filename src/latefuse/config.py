@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from latefuse.config_judge import Judge
+from latefuse.config_judge import Judge, Verdicts
 from latefuse.config_vectors import Embed, Mining, Retrieval
 from latefuse.sections import Section, Share, checked, merged
 
@@ -229,6 +229,7 @@ class Evaluation(Section):
     side_rows: int | None = Field(80, ge=1)
     workers: int = Field(1, ge=1)
     retrieval: Retrieval = Retrieval()
+    verdicts: Verdicts = Verdicts()
 
 
 class Recipe(Section):

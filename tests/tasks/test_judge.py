@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from latefuse.config import Job, Task
-from latefuse.data.dataset import Dataset, store_medium, write_dataset
+from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.data.errors import DataError
 from latefuse.models.adapter_files import read_card
 from latefuse.prompts import Splicer
@@ -22,31 +21,7 @@ from latefuse.tasks.demonstrations import Demonstrations, alike
 from latefuse.tracking import Null
 from latefuse.training.features import Features
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (30, 60, 220), "grey": (128, 128, 128)}
 FAMILIES = ["llava_onevision", "qwen2_5_vl", "qwen3_vl"]
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Two tasks over coloured squares: does the text name the colour (`fits`), or does it not (`differs`)?"""
-    out, raw = tmp_path_factory.mktemp("judged"), tmp_path_factory.mktemp("squares")
-    rows = []
-    for number in range(48):
-        colour = list(COLOURS)[number % 4]
-        picture = raw / f"{number}.png"
-        Image.new("RGB", (16 + number, 16), COLOURS[colour]).save(picture)
-        split = "train" if number < 32 else "valid" if number < 40 else "test"
-        stored = "" if number == 46 else store_medium(out, picture)
-        for task in ("fits", "differs"):
-            told = list(COLOURS)[(number + (number // 4) % 2) % 4]
-            rows.append(
-                {
-                    "id": f"{task}-{number}", "task": task, "image": stored, "item": f"item-{number}",
-                    "instruction": f"relevant where the text {task} .", "text": f"{number} is {told}",
-                    "label": (told == colour) == (task == "fits"), "negative": "", "split_item": split,
-                }
-            )  # fmt: skip
-    return write_dataset(out, {"judgements": rows}, source="squares")
 
 
 def task_of(*modality: str, max_tokens: int = 4096, **settings: Any) -> Task:

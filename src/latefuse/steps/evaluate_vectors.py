@@ -12,15 +12,12 @@ from typing import Any
 import polars as pl
 import torch
 
-from latefuse import usage
 from latefuse.config import Evaluation, Task
 from latefuse.data.dataset import Dataset
-from latefuse.data.errors import DataError
 from latefuse.evaluation import embeddings, pool
 from latefuse.evaluation.cost import costs
 from latefuse.evaluation.embeddings import Found, Sources, Unit
-from latefuse.evaluation.intervals import Bootstrap
-from latefuse.evaluation.report import neighbours, provenance
+from latefuse.evaluation.report import neighbours
 from latefuse.evaluation.report import retrieval as page
 from latefuse.evaluation.retrieval_summary import RetrievalSummary, flat_metrics, metric_names, summarise, table_text
 from latefuse.evaluation.retrieval_verdict import findings, lifts_over_text
@@ -28,9 +25,9 @@ from latefuse.evaluation.saliency_picture import picture
 from latefuse.evaluation.scores import ScoreTable
 from latefuse.evaluation.workers import measure_all
 from latefuse.models import embedder
-from latefuse.models.adapters import read_card
 from latefuse.models.backbone import load as load_backbone
 from latefuse.serving import index
+from latefuse.steps.evaluation_parts import adapters_of, bootstrap_of, finish, repeat, result_of
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
@@ -76,9 +73,9 @@ def run(
         flows=flows,
         no_flows="No arm has a language model whose attention weights can be read.",
         manifest=sources.dataset.manifest,
-        costs=costs([_result(path) for path in finetuned]),
+        costs=costs([result_of(path) for path in finetuned]),
         facts=_facts(sources, measured, began),
-        repeat=_repeat(sources),
+        repeat=repeat(sources.dataset, sources.backbone, sources.arms, evaluation, (s for s, _ in sources.adapters)),
         description="Items as vectors: what pictures, clips and words are worth for finding what belongs together.",
         confidence=evaluation.confidence,
         fewest=evaluation.min_interval_rows,
@@ -87,7 +84,12 @@ def run(
     )
     (out / "report.html").write_text(page.build(report), encoding="utf-8")
     found = findings(summary, **controls)
-    return _finish(sources, summary, metrics, found[0].text if found else "", tracker, out, began)
+    told = {
+        "arms": [arm.name for arm in summary.arms], "queries": summary.queries, "pool": summary.pool,
+        "left_out": sources.pool.left_out,
+    }  # fmt: skip
+    said = found[0].text if found else ""
+    return finish(told, metrics, said, sources.dataset, sources.backbone, FILES, tracker, out, began)
 
 
 def _sources(
@@ -98,24 +100,12 @@ def _sources(
     finetuned: Sequence[Path],
     cache: Path | None,
 ) -> Sources:
-    """Backbone, pool and adapters, ready to be measured. Raises DataError for an adapter of no arm."""
+    """Backbone, pool and adapters, ready to be measured. Raises DataError as `adapters_of` does."""
     data, base = Dataset(dataset), load_backbone(backbone)
     name, task = next(iter(tasks.items()))
-    found: dict[tuple[int, str], Path] = {}
-    for path in finetuned:
-        card = read_card(path / "adapter", data.fingerprint)
-        if card.arm not in tasks:
-            raise DataError(f"{path}: an adapter of {card.arm!r}, which is no arm of this recipe: {', '.join(tasks)}")
-        found[card.seed, card.arm] = path / "adapter"
-    if not any(arm == name for _, arm in found):
-        raise DataError(f"no adapter of the task {name!r} among {[str(path) for path in finetuned]}")
+    found = adapters_of(finetuned, tasks, data)
     features = Features(base, data.media, cache / "features" if cache else None)
     return Sources(base, features, data, name, tasks, pool.build(data, task, evaluation), found, evaluation)
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return found
 
 
 def _scores(sources: Sources, measured: Mapping[Unit, Found]) -> ScoreTable:
@@ -133,7 +123,7 @@ def _summary(sources: Sources, scores: ScoreTable) -> RetrievalSummary:
         metric_names(sources.evaluation.retrieval.ks),
         sources.pool.slices,
         sources.pool.size,
-        _how(sources.evaluation),
+        bootstrap_of(sources.evaluation),
         prior=any(sources.evaluation.retrieval.prior),
     )
 
@@ -143,7 +133,7 @@ def _controls(sources: Sources, scores: ScoreTable, summary: RetrievalSummary) -
     arms = sources.arms.items()
     shuffled = [name for name, task in arms if _but_for_shuffling(task) == sources.task and task != sources.task]
     words = next((name for name, task in arms if task.modality == ("text",)), "")
-    slices, how = sources.pool.slices, _how(sources.evaluation)
+    slices, how = sources.pool.slices, bootstrap_of(sources.evaluation)
     lifts = lifts_over_text(scores, sources.name, summary.headline, shuffled, words, slices, how)
     return {"shuffled_arms": shuffled, "text_arm": words, "lifts": lifts}
 
@@ -152,10 +142,6 @@ def _but_for_shuffling(task: Task) -> Task:
     """The task with every item's own media: its control differs from it in nothing else."""
     settings = task.embed.model_copy(update={"shuffled": ()}) if task.embed is not None else None
     return task.model_copy(update={"embed": settings})
-
-
-def _how(evaluation: Evaluation) -> Bootstrap:
-    return Bootstrap(evaluation.bootstrap, evaluation.confidence, evaluation.min_interval_rows)
 
 
 def _flows(measured: Mapping[Unit, Found], out: Path) -> str:
@@ -207,47 +193,3 @@ def _facts(sources: Sources, measured: Mapping[Unit, Found], began: float) -> di
     if sources.pool.left_out:
         found["items without a field to read"] = f"{sources.pool.left_out:,}, left out of the pool"
     return found
-
-
-def _repeat(sources: Sources) -> dict[str, str]:
-    backbone = sources.backbone
-    return {
-        "dataset fingerprint": sources.dataset.fingerprint,
-        "backbone": f"{backbone.name} {backbone.revision or ''} {backbone.digest}".replace("  ", " "),
-        "arms": "; ".join(f"{name} {task.digest}" for name, task in sources.arms.items()),
-        "evaluation": sources.evaluation.digest,
-        "seeds": ", ".join(dict.fromkeys(str(seed) for seed, _ in sources.adapters)),
-        "versions": provenance.versions(),
-    }
-
-
-def _finish(
-    sources: Sources,
-    summary: RetrievalSummary,
-    metrics: Mapping[str, float],
-    finding: str,
-    tracker: Tracker,
-    out: Path,
-    began: float,
-) -> dict[str, Any]:
-    """Tell the tracker in one batch, write the result, say in one line what was found."""
-    cost = {"wall_s": time.perf_counter() - began, **usage.peaks()}
-    result = {
-        "step": "evaluate",
-        "arms": [arm.name for arm in summary.arms],
-        "queries": summary.queries,
-        "pool": summary.pool,
-        "left_out": sources.pool.left_out,
-        "metrics": len(metrics),
-        "inputs": {"dataset": sources.dataset.fingerprint, "backbone": sources.backbone.digest},
-        **cost,
-        "run_id": tracker.run_id,
-    }
-    data = sources.dataset
-    tracker.dataset(data.path.name, data.fingerprint, str(data.manifest.get("source", "unknown")))
-    tracker.metrics({**metrics, **{f"sys/{name}": value for name, value in cost.items()}})
-    for name in FILES:
-        tracker.artifact(out / name, "evaluation")
-    (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    print(f"evaluate: {len(summary.arms)} arms in {cost['wall_s']:.0f} s. {finding}".rstrip())
-    return result
