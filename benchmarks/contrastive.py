@@ -123,7 +123,8 @@ def _one_step(options: argparse.Namespace) -> None:
     base, data, task = load(options.backbone), Dataset(options.dataset), _task(options.chunk)
     embedder.attach(base, task, 0)
     rows = embed.examples(data, task, "train", base)
-    batch = [rows[number % len(rows)] for number in range(options.batch)]
+    apart = 37  # neighbours in the table share items, and the smallest batch has to fill its chunks too
+    batch = [rows[apart * number % len(rows)] for number in range(options.batch)]
     features = Features(base, data.media, options.cache)
     embed.warm(rows, base, features, progress=False)
     with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):

@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latefuse.training import contrast
 from latefuse.training.contrast import cached, view_loss
 
 ALL = torch.ones(16, dtype=torch.bool)
@@ -56,6 +57,19 @@ def test_rows_of_the_same_item_and_duplicates_are_no_negatives_and_a_missing_vie
     there = [k not in (1, 13) for k in range(16)]
     found = view_loss(rows, torch.tensor(content), torch.tensor(there), torch.tensor(7.0, dtype=torch.float64), [6])
     assert float(found) == pytest.approx(brute_force(rows, content, there, 7.0), abs=1e-9)
+
+
+def test_blocks_of_rows_give_the_loss_and_gradient_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(5)
+    vectors = torch.randn(14, 6, generator=draw, dtype=torch.float64, requires_grad=True)
+    there, content = torch.tensor([True] * 12 + [False, True]), torch.arange(14) % 11
+    scale, found = torch.tensor(7.0, dtype=torch.float64, requires_grad=True), {}
+    for block in (256, 3, 1):
+        monkeypatch.setattr(contrast, "BLOCK", block)
+        loss = contrast.view_loss(vectors, content, there, scale, [3, 6])
+        found[block] = [loss.detach(), *torch.autograd.grad(loss, (vectors, scale))]
+    for block in (3, 1):
+        torch.testing.assert_close(found[block], found[256], rtol=1e-12, atol=1e-12)
 
 
 def test_prefixes_are_trained_as_vectors_of_their_own() -> None:

@@ -9,8 +9,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Views = dict[str, Tensor]
+BLOCK = 256
+"""Rows whose logits are held at a time."""
 
 
 def row_losses(
@@ -65,23 +68,27 @@ def view_loss(
     total = counts.sum().float()
     if world > 1:
         dist.all_reduce(total)
-    masked = (content[:, None] == contents[None, :]) | ~exist[None, :]
-    masked |= contents[partner][:, None] == contents[None, :]  # another copy of the partner is no negative either
     drawn = 0.0 if log_q is None else log_q if world == 1 else _gathered(log_q)
+
+    def lost(some: Tensor, size: int) -> Tensor:
+        """The summed losses of some rows, by their numbers."""
+        masked = (content[some, None] == contents[None, :]) | ~exist[None, :]
+        masked |= contents[partner[some], None] == contents[None, :]  # a copy of the partner is no negative either
+        units, others = (F.normalize(part[:, :size], dim=-1) for part in (vectors[some], columns))
+        return row_losses(units, others, own[some], partner[some], masked, scale, drawn).sum()
+
     with torch.autocast(vectors.device.type, enabled=False):  # half precision is too coarse for logits of 20 and more
-        losses = [
-            row_losses(
-                F.normalize(vectors[:, :size], dim=-1)[counts],
-                F.normalize(columns[:, :size], dim=-1),
-                own[counts],
-                partner[counts],
-                masked[counts],
-                scale,
-                drawn,
-            ).sum()
-            for size in sizes
-        ]
+        blocks = counts.nonzero()[:, 0].split(BLOCK)
+        losses = [torch.stack([_forgotten(lost, some, size) for some in blocks]).sum() for size in sizes]
     return torch.stack(losses).mean() / total.clamp(min=1)
+
+
+def _forgotten(lost: Callable[[Tensor, int], Tensor], some: Tensor, size: int) -> Tensor:
+    """The same, where there are more rows than a block computed again in the backward pass: no (n, N) is ever kept."""
+    if len(some) < BLOCK:
+        return lost(some, size)
+    value: Tensor = checkpoint(lost, some, size, use_reentrant=False, preserve_rng_state=False)
+    return value
 
 
 def gather(vectors: Tensor) -> Tensor:
