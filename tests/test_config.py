@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from latefuse.config import CONTROLS, Config, Data, Kind, Profile, Recipe, Resources
+from latefuse.config import CONTROLS, Config, Data, Kind, Profile, Recipe, Resources, Task
 from latefuse.configfile import load
 from latefuse.sections import ConfigError
 from latefuse.tasks import KINDS
@@ -176,6 +176,11 @@ def test_a_recipe_holds_no_task_that_no_step_can_measure():
     raw = {"name": "x", "data": {"source": "demo"}, "tasks": {"j": {"kind": "judge", "modality": ["image", "text"]}}}
     with pytest.raises(ValidationError, match=r"tasks\.j: a recipe can't hold a judge yet"):
         Recipe.model_validate(raw)
+
+
+def test_a_kind_that_is_no_word_is_told():
+    with pytest.raises(ValidationError, match="kind"):
+        Task.model_validate({"kind": ["judge"], "modality": "image"})
 
 
 def test_known_targets_need_held_out_items():

@@ -154,7 +154,8 @@ class Task(Section):
         """One word as a list; the section and the table that a kind has by default."""
         if not isinstance(raw, Mapping):
             return raw
-        own: dict[str, Any] = OF_KIND.get(raw.get("kind", ""), {})
+        kind = raw.get("kind")
+        own: dict[str, Any] = OF_KIND.get(kind, {}) if isinstance(kind, str) else {}
         modality = raw.get("modality")
         return {**own, **raw, **({"modality": (modality,)} if isinstance(modality, str) else {})}
 

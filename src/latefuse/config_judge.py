@@ -31,6 +31,9 @@ class Judge(Section):
 
     @model_validator(mode="after")
     def _two_labels(self) -> Self:
+        for label in (self.relevant, self.not_relevant):
+            if not label.strip():
+                raise ValueError(f"a label is {label!r}: it needs words")
         if self.relevant.strip().casefold() == self.not_relevant.strip().casefold():
             raise ValueError(f"relevant and not_relevant are both {self.relevant!r}: a verdict needs two labels")
         return self

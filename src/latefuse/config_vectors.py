@@ -13,9 +13,9 @@ class Mining(Section):
     """How `prepare` mines the table `pairs` from events (NoteLLM-2, arXiv 2405.16789; constants of NoteLLM).
 
     One user's event on A and, within window_s seconds after it, on B add 1 / (number of items of that user) to the
-    score of (A, B). Scores outside [lower, upper] are dropped, then each A keeps its `top` partners. first, second:
-    kinds of the event on A and on B, empty for any. min_value: events below it do not count. max_items: of a user with
-    more items only the latest count.
+    score of (A, B). Scores outside [lower, upper] are dropped, then each A keeps its `top` partners, of every split
+    where whole items are held out. first, second: kinds of the event on A and on B, empty for any. min_value: events
+    below it do not count. max_items: of a user with more items only the latest count.
     """
 
     window_s: int = Field(604_800, ge=0)

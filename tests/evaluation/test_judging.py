@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,34 @@ def test_predictions_are_the_scores_of_the_loaded_adapter(sources: Sources) -> N
 
 
 def test_shuffling_gives_every_row_another_one_s_side() -> None:
-    rows = [{"id": str(n), "image": "" if n == 3 else f"media/{n}.png", "text": "x"} for n in range(8)]
+    rows = [{"id": str(n), "task": "", "image": "" if n == 3 else f"media/{n}.png", "text": "x"} for n in range(8)]
     found = shuffled(rows, "image", 0)
     assert found[3] == rows[3]
     assert all(new["image"] != old["image"] for new, old in zip(found, rows, strict=True) if old["id"] != "3")
     assert sorted(row["image"] for row in found) == sorted(row["image"] for row in rows)
+
+
+def test_shared_pictures_are_shuffled_as_pictures_and_within_a_task() -> None:
+    rows = [{"id": str(n), "task": "ab"[n % 2], "image": f"media/{n % 4}.png", "text": "x"} for n in range(12)]
+    found = shuffled([*rows, {"id": "alone", "task": "c", "image": "media/9.png", "text": "y"}], "image", 0)
+    assert found[-1]["image"] == "media/9.png"
+    for new, old in zip(found, rows, strict=False):
+        assert new["image"] != old["image"]
+        assert int(new["image"][6]) % 2 == int(old["image"][6]) % 2
+
+
+def test_rows_too_long_to_be_asked_are_counted_and_spoil_nothing(sources: Sources, tmp_path: Path) -> None:
+    long = "word " * 5_000
+    rows = [
+        {**row, "image": "", "text": long if row["id"] in ("fits-33", "fits-41") else row["text"], "split_item": split}
+        for split in ("train", "valid", "test")
+        for row in sources.dataset.rows("judgements", split)
+    ]
+    changed = write_dataset(tmp_path / "long", {"judgements": rows})
+    found = replace(sources, dataset=changed).measure(Unit(NO_SEED, "zero-shot"))
+    assert found.left_out == {"valid": 1, "test": 1}
+    assert not any("finite" in told for ruling in found.rulings.values() for told in ruling.told)
+    assert len(found.predictions) == len(changed.rows("judgements", "test")) - 1
 
 
 def test_no_test_row_is_told(sources: Sources, tmp_path: Path) -> None:

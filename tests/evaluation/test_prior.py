@@ -44,3 +44,12 @@ def test_the_weight_is_the_first_of_those_that_find_most() -> None:
     # Item 2 can't be first whatever the weight, and among the first two only where popularity decides.
     assert prior.best_weight(scorer, questions(2), POPULARITY, weights, 1) == 0.0
     assert prior.best_weight(scorer, questions(2), POPULARITY, weights, 2) == 9.0
+
+
+def test_a_large_prior_makes_no_target_come_before_the_first() -> None:
+    draw = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(500, 64, generator=draw), dim=1)
+    counts = torch.randint(0, 100, (500,), generator=draw).float().log1p()
+    number = torch.arange(500)
+    found = prior.with_prior(retrieval.dot(vectors, vectors), 10 * counts)
+    assert int(retrieval.ranks(found, (number * 7 + 3) % 500, number).min()) >= 0

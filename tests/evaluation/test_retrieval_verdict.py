@@ -218,6 +218,10 @@ def test_where_popularity_counts_nothing_is_seen_unless_more_is_found_than_by_it
     assert (blind(counted, "recall_at_10"), blind_name(counted)) == (0.2, "popularity")
     assert _said(findings(plain), "The picture is not neglected").tone == "good"
     assert "popularity is 20.0%" in _said(findings(counted), "The picture is neglected").text
+    useless = Line(Estimate(0.0, 0.0, 0.0, 200), GAIN)  # of new items popularity knows nothing
+    lines = {"recall_at_10": {**plain.lines["recall_at_10"], "popularity": useless}}
+    new = replace(plain, prior=True, lines=lines)
+    assert (blind(new, "recall_at_10"), blind_name(new)) == (0.01, "chance")
 
 
 def test_chance_is_the_share_of_the_pool_that_is_looked_at() -> None:

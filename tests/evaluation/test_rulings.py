@@ -50,3 +50,9 @@ def test_a_promise_out_of_reach_is_told() -> None:
     assert "precision" in found.told[0]
     said = found.verdicts([-9.0, 9.0])
     assert said.tolist() == [NOT_RELEVANT, RELEVANT]
+
+
+def test_a_task_without_validation_rows_is_told() -> None:
+    found = rule([], [], Verdicts(), "claims")
+    assert found.told == ("claims: no rows, so that nothing can be chosen",)
+    assert found.probability([1.0, 2.0]).tolist() == [0.5, 0.5]

@@ -48,3 +48,13 @@ def test_rows_of_one_label_have_nothing_balanced() -> None:
     assert found["accuracy"].tolist() == [1, 0]
     with pytest.raises(ValueError, match="2 labels, 1 scores"):
         row_values([True, False], [1.0], [RELEVANT, RELEVANT], ["", ""])
+
+
+def test_a_value_varies_as_its_metric_does_however_uneven_the_labels() -> None:
+    labels = [True] * 20 + [False] * 180
+    perfect = row_values(
+        labels, [float(label) for label in labels], np.where(labels, RELEVANT, NOT_RELEVANT), [""] * 200
+    )
+    assert set(perfect["balanced_accuracy"]) == set(perfect["roc_auc"]) == {1.0}
+    constant = row_values(labels, [0.0] * 200, [RELEVANT] * 200, [""] * 200)
+    assert set(constant["balanced_accuracy"]) == set(constant["roc_auc"]) == {0.5}

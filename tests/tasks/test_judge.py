@@ -61,7 +61,7 @@ def test_fixed_demonstrations_are_one_set_a_task_and_drawn_ones_differ(judged: D
 
 
 def test_a_duplicate_of_what_is_asked_is_skipped_and_few_rows_give_few_demonstrations() -> None:
-    base = {"task": "t", "item": "", "image": "", "label": True}
+    base = {"task": "t", "instruction": "", "item": "", "image": "", "label": True}
     known = [
         {**base, "id": "a", "text": "a  Red CAR"},
         {**base, "id": "b", "text": "other", "image": "media/x.png"},
@@ -143,6 +143,30 @@ def test_what_rows_share_is_encoded_once_and_never_reaches_into_a_picture(judged
     assert sum(len(numbers) > 1 for numbers, _, _ in groups) == 2
 
 
+def test_rules_of_one_task_keep_their_own_demonstrations_and_beginnings(
+    judged: Dataset, backbone: Any, tmp_path: Path
+) -> None:
+    rows = [
+        {**row, "task": "", "split_item": split}
+        for split in ("train", "test")
+        for row in judged.rows("judgements", split)
+        if row["image"]
+    ]
+    pictures = {row["image"] for row in rows}
+    for picture in pictures:
+        (tmp_path / "one" / picture).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "one" / picture).write_bytes(judged.media(picture).read_bytes())
+    data, task = write_dataset(tmp_path / "one", {"judgements": rows}), task_of(demos=2)
+    found = judge.examples(data, task, "test", backbone)
+    for row in found:
+        assert {one.partition("-")[0] for one in row.demos} == {row.row.partition("-")[0]}
+    shared, alone = (
+        judge.score(backbone, found, task.judge, features=Features(backbone, data.media), share=share)
+        for share in (True, False)
+    )
+    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-4)
+
+
 def test_labels_that_begin_with_one_token_are_refused(judged: Dataset, fresh_backbone: Callable[..., Any]) -> None:
     with pytest.raises(judge.JudgeError, match="'Rare' begin with the same token"):
         judge.examples(judged, task_of(not_relevant="Rare"), "test", fresh_backbone("llava_onevision"))
@@ -150,6 +174,8 @@ def test_labels_that_begin_with_one_token_are_refused(judged: Dataset, fresh_bac
         judge.examples(judged, task_of(), "test", fresh_backbone("video_llava"))  # a space is a token of its own there
     with pytest.raises(ValueError, match="a verdict needs two labels"):
         task_of(not_relevant="relevant")
+    with pytest.raises(ValueError, match="a label is ' ': it needs words"):
+        task_of(relevant=" ")
 
 
 def test_a_blind_arm_sees_one_side_only_and_the_rule_can_be_hidden(judged: Dataset, backbone: Any) -> None:

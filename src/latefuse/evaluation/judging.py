@@ -36,11 +36,14 @@ SIDES = {"image": "image", "text": "text"}
 
 @dataclass
 class Found:
-    """What one unit gave: score lines, a prediction a row, the ruling of each task."""
+    """What one unit gave: score lines, a prediction a row, the ruling of each task, and of each split how many rows
+    were too long to be asked.
+    """
 
     scores: Scores = field(default_factory=Scores)
     predictions: list[Row] = field(default_factory=list)
     rulings: dict[str, Ruling] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,14 +78,18 @@ class Sources:
         """One unit."""
         found, valid, test = Found(), self.rows("valid"), self.rows("test")
         ask = self._asker(unit)
-        known = ask(valid)
+        known, answered = ask(valid), ask(test)
+        found.left_out = {"valid": int(np.isnan(known).sum()), "test": int(np.isnan(answered).sum())}
         for task in dict.fromkeys(row["task"] or "" for row in [*valid, *test]):
-            numbers = [number for number, row in enumerate(valid) if (row["task"] or "") == task]
+            numbers = [n for n, row in enumerate(valid) if (row["task"] or "") == task and not np.isnan(known[n])]
             labels = [valid[number]["label"] for number in numbers]
             name = f"{unit}, task {task!r}, validation"
             found.rulings[task] = rule(known[numbers], labels, self.evaluation.verdicts, name)
-        for condition, rows in self._conditions(unit, test).items():
-            self._record(found, unit, condition, rows, ask(rows))
+        there = np.flatnonzero(~np.isnan(answered)).tolist()
+        rows = [test[number] for number in there]
+        self._record(found, unit, FULL, rows, answered[there])
+        for condition, changed in self._conditions(unit, rows).items():
+            self._record(found, unit, condition, changed, ask(changed))
         return found
 
     def _asker(self, unit: Unit) -> Callable[[Sequence[Row]], np.ndarray]:
@@ -95,7 +102,8 @@ class Sources:
         if unit.seed != NO_SEED:
             adapters.load(backbone, self.adapters[unit.seed, unit.source])
         settings = task.judge
-        writer = judge.Writer(backbone, task, Demonstrations(self.dataset.rows("judgements", "train"), settings))
+        known = self.dataset.rows("judgements", "train", where=task.where)
+        writer = judge.Writer(backbone, task, Demonstrations(known, settings))
 
         def ask(rows: Sequence[Row]) -> np.ndarray:
             written = [writer.write(row, fixed=settings.fixed) for row in rows]
@@ -109,8 +117,8 @@ class Sources:
         return ask
 
     def _conditions(self, unit: Unit, rows: list[Row]) -> dict[str, list[Row]]:
-        """The test rows as they are and, for the main arm, with each side taken from another row, or taken away."""
-        found = {FULL: rows}
+        """For the main arm the test rows with each side taken from another row of its task, or taken away."""
+        found: dict[str, list[Row]] = {}
         if unit.source != self.name:
             return found
         for modality in self.task.modality:
@@ -149,12 +157,18 @@ class Sources:
 
 
 def shuffled(rows: Sequence[Row], column: str, seed: int) -> list[Row]:
-    """Every row that has something there with that of another row: a cycle through them, shuffled by seed."""
-    owners = [number for number, row in enumerate(rows) if row[column]]
-    random.Random(f"{seed}/{column}").shuffle(owners)
-    out = list(rows)
-    for owner, donor in zip(owners, [*owners[1:], *owners[:1]], strict=True):
-        out[owner] = {**rows[owner], column: rows[donor][column]}
+    """Every row with another's picture or words there: a cycle through the distinct ones of its task, by seed.
+
+    A task in which there is one only keeps it, and so does a row that has none.
+    """
+    out, tasks = list(rows), dict.fromkeys(row["task"] or "" for row in rows)
+    for task in tasks:
+        mine = [number for number, row in enumerate(rows) if (row["task"] or "") == task and row[column]]
+        values = list(dict.fromkeys(rows[number][column] for number in mine))
+        random.Random(f"{seed}/{task}/{column}").shuffle(values)
+        following = dict(zip(values, [*values[1:], *values[:1]], strict=True))
+        for number in mine:
+            out[number] = {**rows[number], column: following[rows[number][column]]}
     return out
 
 

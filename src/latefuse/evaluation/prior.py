@@ -30,7 +30,8 @@ def with_prior(score: Scorer, prior: Tensor) -> Scorer:
     def pairs(numbers: Tensor, index: Tensor) -> Tensor:
         return score.pairs(numbers, index) + prior[index]
 
-    return replace(score, block=block, pairs=pairs)
+    rounding = 4 * torch.finfo(prior.dtype).eps * float(prior.abs().max())
+    return replace(score, block=block, pairs=pairs, tie=score.tie + rounding)
 
 
 def log_counts(train: Tensor, n: int) -> Tensor:

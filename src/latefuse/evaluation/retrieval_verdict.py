@@ -81,14 +81,21 @@ def chance(metric: str, pool: int) -> float | None:
 
 
 def blind(summary: RetrievalSummary, metric: str) -> float | None:
-    """What is found without looking at any item: by lot, or by popularity where it counts beside the scores."""
-    popularity = summary.lines[metric].get("popularity") if summary.prior else None
-    return chance(metric, summary.pool) if popularity is None else popularity.mean.value
+    """What is found without looking at any item: by lot or, where it counts and finds more, by popularity."""
+    by_lot, popularity = chance(metric, summary.pool), _popularity(summary, metric)
+    return by_lot if popularity is None else max(by_lot or 0.0, popularity)
 
 
 def blind_name(summary: RetrievalSummary) -> str:
-    """What `blind` is called."""
-    return "popularity" if summary.prior and "popularity" in summary.lines[summary.headline] else "chance"
+    """What `blind` of the headline is called."""
+    by_lot, popularity = chance(summary.headline, summary.pool), _popularity(summary, summary.headline)
+    return "popularity" if popularity is not None and popularity > (by_lot or 0.0) else "chance"
+
+
+def _popularity(summary: RetrievalSummary, metric: str) -> float | None:
+    """What popularity alone finds, where it counts beside the scores."""
+    line = summary.lines[metric].get("popularity") if summary.prior else None
+    return None if line is None or isnan(line.mean.value) else line.mean.value
 
 
 def above_chance(found: Estimate, by_lot: float | None) -> bool | None:

@@ -42,7 +42,10 @@ def rule(scores: ArrayLike, labels: ArrayLike, how: Verdicts, name: str) -> Ruli
 
     scores: (n,) log-odds. labels: (n,) whether relevant. name: what is said of these rows.
     """
-    share = float(np.mean(np.asarray(labels, bool))) if len(np.asarray(labels)) else 0.5
+    truth = np.asarray(labels, bool)
+    if not len(truth):
+        return Ruling(0.5, told=(f"{name}: no rows, so that nothing can be chosen",))
+    share = float(truth.mean())
     try:
         calibration = fit(scores, labels, name)
     except ScoresError as error:

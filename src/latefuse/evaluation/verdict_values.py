@@ -1,8 +1,9 @@
 """What a judge is worth, row by row: values whose plain mean is the metric, so that intervals can redraw rows.
 
-Accuracy balanced over labels is the mean of weighted hits. The area under the ROC curve is the mean of *placements*:
-for a relevant row the share of the others below it, for any other row the share of relevant ones above (DeLong et al.
-1988).
+A metric balanced over labels is the mean of two means, so that each row's value is the metric plus its weighted
+distance from its own label's mean: redrawn rows then vary as the metric does, whatever labels are drawn. The area under
+the ROC curve is balanced over *placements*: for a relevant row the share of the others below it, for any other row the
+share of relevant ones above (DeLong et al. 1988).
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ def row_values(
 
 
 def balanced(values: Floats, truth: NDArray[np.bool_]) -> Floats:
-    """(n,) weighted so that their mean is the mean of both labels' means; nan without measured rows of both."""
+    """(n,) whose mean is the mean of both labels' means; nan where not measured, and without rows of both labels."""
     measured = ~np.isnan(values)
-    counts = {label: int((measured & (truth == label)).sum()) for label in (True, False)}
-    if not all(counts.values()):
+    mine = {label: values[measured & (truth == label)] for label in (True, False)}
+    if not all(map(len, mine.values())):
         return np.full(len(values), np.nan)
-    weight = np.where(truth, sum(counts.values()) / (2 * counts[True]), sum(counts.values()) / (2 * counts[False]))
-    return values * weight
+    means = {label: float(some.mean()) for label, some in mine.items()}
+    weights = {label: int(measured.sum()) / (2 * len(some)) for label, some in mine.items()}
+    away = np.where(truth, weights[True] * (values - means[True]), weights[False] * (values - means[False]))
+    return (means[True] + means[False]) / 2 + away
 
 
 def placements(truth: NDArray[np.bool_], scores: Floats) -> Floats:

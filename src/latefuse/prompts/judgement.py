@@ -22,7 +22,7 @@ class JudgeTemplate(Section):
     """How a judgement becomes words.
 
     conversations: the conversation templates whose backbones use this one; empty for all others. opening: stands once,
-    before everything; it is the same for all rows of a task. picture, text: what is judged, of which an arm may read
+    before everything; it is the same for all rows of a rule. picture, text: what is judged, of which an arm may read
     one alone; join: between them.
     """
 

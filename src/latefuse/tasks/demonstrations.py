@@ -1,4 +1,4 @@
-"""Which judgements are shown before the one that is asked: of its task, of both labels, never itself or its likes."""
+"""Which judgements are shown before the one that is asked: by its rule, of both labels, never itself or its likes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from typing import Any
 from latefuse.config_judge import Judge
 
 Row = Mapping[str, Any]
+Rule = tuple[str, str]
+"""Task and instruction: a label is right or wrong by them alone."""
 
 
 class Demonstrations:
-    """The training rows of every task, to draw from. rows: of the training split alone, with a label each."""
+    """The training rows of every rule, to draw from. rows: of the training split alone, with a label each."""
 
     def __init__(self, rows: Sequence[Row], settings: Judge) -> None:
         self.settings = settings
-        self.by_label: dict[tuple[str, bool], list[Row]] = defaultdict(list)
+        self.by_label: dict[tuple[Rule, bool], list[Row]] = defaultdict(list)
         for row in rows:
-            self.by_label[row["task"] or "", row["label"]].append(row)
-        self._fixed: dict[tuple[str, bool], list[Row]] = {}
+            self.by_label[rule_of(row), row["label"]].append(row)
+        self._fixed: dict[tuple[Rule, bool], list[Row]] = {}
 
     def of(self, row: Row, fixed: bool) -> list[Row]:
         """Up to `demos` rows for one that is asked, as many of each label as can be, in a drawn order.
 
-        fixed: the same for every row of a task, but for one that they are too like. Fewer where a task has no more.
+        fixed: the same for every row of a rule, but for one that they are too like. Fewer where a rule has no more.
         """
-        task, wanted = row["task"] or "", self.settings.demos
-        draw = random.Random(f"{self.settings.seed}/{task if fixed else row['id']}")
+        rule, wanted = rule_of(row), self.settings.demos
+        draw = random.Random(f"{self.settings.seed}/{rule if fixed else row['id']}")
         labels = [True, False]
         draw.shuffle(labels)
-        sources = [self._candidates(task, label, draw, fixed) for label in labels]
+        sources = [self._candidates(rule, label, draw, fixed) for label in labels]
         found: list[Row] = []
         ended = 0
         while len(found) < wanted and ended < len(sources):
@@ -44,14 +46,14 @@ class Demonstrations:
         draw.shuffle(found)
         return found
 
-    def _candidates(self, task: str, label: bool, draw: random.Random, fixed: bool) -> Iterator[Row]:
-        """The rows of a task and label in a drawn order, lazily: few are ever asked for."""
-        rows = self.by_label.get((task, label), [])
+    def _candidates(self, rule: Rule, label: bool, draw: random.Random, fixed: bool) -> Iterator[Row]:
+        """The rows of a rule and label in a drawn order, lazily: few are ever asked for."""
+        rows = self.by_label.get((rule, label), [])
         if fixed:
-            order = self._fixed.get((task, label))
+            order = self._fixed.get((rule, label))
             if order is None:
-                order = random.Random(f"{self.settings.seed}/{task}/{label}").sample(rows, len(rows))
-                self._fixed[task, label] = order
+                order = random.Random(f"{self.settings.seed}/{rule}/{label}").sample(rows, len(rows))
+                self._fixed[rule, label] = order
             yield from order
             return
         swapped: dict[int, int] = {}
@@ -59,6 +61,11 @@ class Demonstrations:
             other = draw.randrange(place, len(rows))
             yield rows[swapped.get(other, other)]
             swapped[other] = swapped.get(place, place)
+
+
+def rule_of(row: Row) -> Rule:
+    """What a row is judged by."""
+    return row["task"] or "", " ".join(row["instruction"].split())
 
 
 def alike(one: Row, other: Row) -> bool:

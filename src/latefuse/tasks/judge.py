@@ -26,7 +26,7 @@ from latefuse.prompts.judgement import Shot, judge_template, turns_of
 from latefuse.prompts.splice import IGNORE
 from latefuse.tasks.answering import Batch, attach, collate, loss, nll, save, steps, warm
 from latefuse.tasks.conversation import LEFT_OUT_LIMIT, Example, Selection
-from latefuse.tasks.demonstrations import Demonstrations
+from latefuse.tasks.demonstrations import Demonstrations, Rule, rule_of
 from latefuse.training.batching import by_length
 from latefuse.training.features import Features
 
@@ -44,10 +44,11 @@ class JudgeError(UserError, ValueError):
 class Judgement(Example):
     """A judgement as token ids; `topic` is its task, `answer` its label, `truth` what is known of it.
 
-    demos: the ids of its demonstrations. cut: how many more there would have been.
+    demos: the ids of its demonstrations. rule: what it is judged by. cut: how many more there would have been.
     """
 
     demos: tuple[str, ...] = ()
+    rule: Rule = ("", "")
 
 
 class Writer:
@@ -96,6 +97,7 @@ class Writer:
             turns=tuple(dict(turn) for turn in found.turns),
             shown=tuple(bool(ref.path) for ref in found.media),
             demos=tuple(str(one["id"]) for one in demos),
+            rule=rule_of(row),
         )
 
 
@@ -194,7 +196,7 @@ def _groups(backbone: Backbone, rows: Sequence[Judgement], share: bool) -> Itera
     groups: dict[Any, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         together = share and backbone.family.goes_on
-        groups[(row.topic, row.demos, row.shown) if together else row.group].append(number)
+        groups[(row.rule, row.demos, row.shown) if together else row.group].append(number)
     for numbers in groups.values():
         some = [rows[number] for number in numbers]
         if not share or not backbone.family.goes_on or len(some) < 2:

@@ -84,7 +84,7 @@ def view_loss(
 
 
 def _forgotten(lost: Callable[[Tensor, int], Tensor], some: Tensor, size: int) -> Tensor:
-    """The same, where there are more rows than a block computed again in the backward pass: no (n, N) is ever kept."""
+    """The same, a full block computed again in the backward pass: of all logits at most one part of a block is kept."""
     if len(some) < BLOCK:
         return lost(some, size)
     value: Tensor = checkpoint(lost, some, size, use_reentrant=False, preserve_rng_state=False)
