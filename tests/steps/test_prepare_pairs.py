@@ -153,12 +153,16 @@ def test_under_scheme_item_held_out_items_take_no_place_among_the_best_of_those_
 ) -> None:
     dataset = run(pairs={**LOOSE, "top": 2}, splits={"scheme": "item"})
     item = {row["id"]: row["split_item"] for row in dataset.rows("items")}
-    inside = {pair: score for pair, score in expected(tables["events"]).items() if item[pair[0]] == item[pair[1]]}
+    scores = expected(tables["events"])
     rows = dataset.rows("pairs")
-    assert all(row["split_item"] == item[row["a"]] == item[row["b"]] for row in rows)
+    for row in rows:
+        assert row["split_item"] == (item[row["a"]] if item[row["a"]] == item[row["b"]] else None)
     for key in item:
-        best = sorted((score for (a, _), score in inside.items() if a == key), reverse=True)[:2]
-        assert sorted((row["weight"] for row in rows if row["a"] == key), reverse=True) == pytest.approx(best, abs=1e-9)
+        for split in ("train", "valid", "test"):
+            theirs = [score for (a, b), score in scores.items() if a == key and item[b] == split]
+            found = [row["weight"] for row in rows if row["a"] == key and item[row["b"]] == split]
+            best = sorted(theirs, reverse=True)[:2]
+            assert sorted(found, reverse=True) == pytest.approx(best, abs=1e-9)
 
 
 def test_what_was_mined_is_told_and_the_same_bytes_come_again(
