@@ -172,12 +172,6 @@ def test_one_task_alone_has_no_mixed_control(files):
     assert [job.name for job in config.jobs()] == ["image"]
 
 
-def test_a_recipe_holds_no_task_that_no_step_can_measure():
-    raw = {"name": "x", "data": {"source": "demo"}, "tasks": {"j": {"kind": "judge", "modality": ["image", "text"]}}}
-    with pytest.raises(ValidationError, match=r"tasks\.j: a recipe can't hold a judge yet"):
-        Recipe.model_validate(raw)
-
-
 def test_a_kind_that_is_no_word_is_told():
     with pytest.raises(ValidationError, match="kind"):
         Task.model_validate({"kind": ["judge"], "modality": "image"})

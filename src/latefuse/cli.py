@@ -23,6 +23,10 @@ examples:
   latefuse embed RUN/finetune-notellm2 --dataset RUN/prepare --backbone RUN/backbone --out vectors
   latefuse search vectors --item dish-0007
   latefuse search vectors --words "a red star" --adapter RUN/finetune-notellm2 --backbone RUN/backbone
+  latefuse judge RUN/finetune-judge --backbone RUN/backbone --dataset RUN/prepare --rulings RUN/evaluate/rulings.json \\
+      --pairs pairs.csv --media pictures --out verdicts
+  latefuse review export verdicts --media pictures --out to-people
+  latefuse review import to-people/export.json --dataset RUN/prepare --out corrections
   latefuse replay
 """
 
@@ -68,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     submit.add_argument("--timeout", type=float, default=24 * 3600, help="seconds to wait at most (default: a day)")
 
     _add_vectors(commands)
+    _add_verdicts(commands)
 
     replay = commands.add_parser("replay", help="send to MLflow what earlier runs could not")
     replay.add_argument(
@@ -122,6 +127,36 @@ def _add_vectors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     search.add_argument("--adapter", type=Path, help="the adapter that made the index; needed for words and photos")
     search.add_argument("--backbone", type=Path, help="its backbone; needed for words and photos")
     search.add_argument("-k", type=_count, default=10, help="how many items (default: 10)")
+
+
+def _add_verdicts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    judge = commands.add_parser("judge", help="judge a file of pairs: does each picture fit its text, by its rule?")
+    judge.add_argument("adapter", type=Path, help="the output of `step finetune` of a judge, or its adapter")
+    judge.add_argument("--backbone", type=Path, required=True, help="the output of `step backbone`")
+    judge.add_argument("--dataset", type=Path, required=True, help="the output of `step prepare` that it learned from")
+    judge.add_argument("--rulings", type=Path, required=True, help="rulings.json of `step evaluate`: thresholds")
+    judge.add_argument("--pairs", type=Path, required=True, help="a table with id, image, text and, if several, task")
+    judge.add_argument("--media", type=Path, required=True, help="the folder below which the pictures lie")
+    judge.add_argument("--out", type=Path, required=True, help="the folder of the verdicts; a run goes on there")
+    judge.add_argument("--why", action="store_true", help="also write a reason behind each verdict (slow)")
+    judge.add_argument("--part", type=_count, default=256, help="pairs a part: what a killed run may lose")
+    judge.add_argument("--batch-size", type=_count, default=32, help="pairs judged at a time")
+
+    review = commands.add_parser("review", help="doubtful verdicts to people, and their corrections back")
+    actions = review.add_subparsers(dest="action", required=True, metavar="ACTION")
+    export = actions.add_parser("export", help="tasks for Label Studio and a gallery: abstained and doubtful verdicts")
+    export.add_argument("verdicts", type=Path, help="the output of `latefuse judge`")
+    export.add_argument("--media", type=Path, required=True, help="the folder below which the pictures lie")
+    export.add_argument("--out", type=Path, required=True, help="the folder of tasks.json, labeling.xml, gallery.html")
+    export.add_argument("--limit", type=_count, default=200, help="how many at most; all abstained ones are kept")
+    export.add_argument("--media-prefix", help="where Label Studio finds the pictures; its local files by default")
+    back = actions.add_parser("import", help="corrections as judgements that a recipe learns from")
+    back.add_argument("votes", type=Path, help="the export of Label Studio, or a table with id and label")
+    given = back.add_mutually_exclusive_group(required=True)
+    given.add_argument("--dataset", type=Path, help="the dataset whose judgements were reviewed")
+    given.add_argument("--verdicts", type=Path, help="the output of `latefuse judge` that was reviewed")
+    back.add_argument("--media", type=Path, help="with --verdicts: the folder below which the pictures lie")
+    back.add_argument("--out", type=Path, required=True, help="the folder of judgements.jsonl and its pictures")
 
 
 def _count(text: str) -> int:

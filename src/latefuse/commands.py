@@ -28,6 +28,8 @@ def call(options: argparse.Namespace) -> int:
         "submit": submit,
         "embed": embed,
         "search": search,
+        "judge": judge,
+        "review": review,
         "replay": replay,
     }
     try:
@@ -163,6 +165,42 @@ def search(options: argparse.Namespace) -> int:
         found = opened.search(made.query(options.words, options.photo), options.k)
     for number, (item, score) in enumerate(found[0], start=1):
         print(f"{number:>3}  {score:+.4f}  {item}")
+    return 0
+
+
+def judge(options: argparse.Namespace) -> int:
+    """A file of pairs as verdicts."""
+    for path in (options.adapter, options.backbone, options.dataset, options.media):
+        _exists(path)
+    from latefuse.serving.verdicts import PairJudge, judge_file
+
+    made = PairJudge(options.backbone, options.adapter, options.dataset, options.rulings, options.media)
+    told = judge_file(made, options.pairs, options.out, options.part, options.batch_size, options.why)
+    kept = f", {told['kept']:,} kept from an earlier run" if told["kept"] else ""
+    counts = f"{told.get('judged', 0):,} judged, {told.get('abstained', 0):,} of them left to people"
+    print(
+        f"{options.out}: {counts}, {told.get('refused', 0):,} refused{kept}; see verdicts.csv, refused.csv and audit.db"
+    )
+    return 0
+
+
+def review(options: argparse.Namespace) -> int:
+    """Verdicts to people, corrections back."""
+    from latefuse.review import people
+
+    out, media = options.out, options.media
+    if options.action == "export":
+        folder = _exists(options.verdicts)
+        chosen = people.export(folder, _exists(media), out, options.limit, options.media_prefix)
+        print(f"{out}: {chosen:,} verdicts to look at: gallery.html; tasks.json and labeling.xml for Label Studio")
+        return 0
+    if options.dataset is not None:
+        found = people.corrections_of_dataset(options.votes, _exists(options.dataset), out)
+    elif media is None:
+        raise UsageError("--verdicts needs --media, the folder below which the pictures lie")
+    else:
+        found = people.corrections_of_verdicts(options.votes, _exists(options.verdicts), _exists(media), out)
+    print(f"{out}: {found.told()}")
     return 0
 
 

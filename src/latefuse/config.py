@@ -272,9 +272,6 @@ class Recipe(Section):
     def _arms_fit(self) -> Self:
         if len({task.kind for task in self.tasks.values()}) > 1:
             raise ValueError("tasks of different kinds: one recipe has tasks of one kind")
-        unmeasured = [name for name, task in self.tasks.items() if task.kind == "judge"]
-        if unmeasured:
-            raise ValueError(f"tasks.{unmeasured[0]}: a recipe can't hold a judge yet: no step measures its verdicts")
         if self.arms and len(self.tasks) > 1:
             raise ValueError("arms are variants of a recipe's only task, this one has several tasks")
         taken = sorted(set(self.arms) & {*self.tasks, *CONTROLS, *FLOORS, "oracle"})

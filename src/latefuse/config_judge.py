@@ -69,8 +69,14 @@ class Abstain(Section):
 class Verdicts(Section):
     """How scores become verdicts; everything is chosen on validation rows, one task of judgements at a time.
 
-    policy: of the threshold. abstain: which rows go to people instead; None for none.
+    policy: of the threshold. abstain: which rows go to people instead; None for none. dual_encoder: folder of a CLIP or
+    SigLIP model that is measured beside the arms. sentence_encoder: a folder or `pip:<package>` for the words of the
+    linear map, by default the backbone's own language model. beside: rows that are answered freely, and asked again
+    with what a text must not be able to do.
     """
 
     policy: Policy = Policy()
     abstain: Abstain | None = None
+    dual_encoder: str | None = None
+    sentence_encoder: str | None = None
+    beside: int = Field(200, ge=0)

@@ -15,7 +15,7 @@ from latefuse.config_judge import NOT_RELEVANT, RELEVANT
 from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.data.errors import DataError
 from latefuse.evaluation import judging
-from latefuse.evaluation.embeddings import Unit
+from latefuse.evaluation.arm_sources import Unit
 from latefuse.evaluation.judging import Sources, shuffled
 from latefuse.evaluation.scores import NO_SEED
 from latefuse.models.backbone import load
@@ -49,7 +49,13 @@ def sources(judged: Dataset, backbone_folder: Callable[..., Path], tmp_path_fact
 
 def test_every_arm_answers_the_same_rows(sources: Sources) -> None:
     units = sources.units()
-    assert [str(unit) for unit in units] == ["judge, seed 0", "text-only, seed 0", "majority", "zero-shot"]
+    assert [str(unit) for unit in units] == [
+        "judge, seed 0",
+        "text-only, seed 0",
+        "majority",
+        "zero-shot",
+        "linear map",
+    ]
     rows = [row["id"] for row in sources.rows("test")]
     for unit in units:
         found = sources.measure(unit)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from latefuse.evaluation import floors, retrieval
+from latefuse.evaluation.arms_summary import metric_names
 from latefuse.evaluation.retrieval import dot, lower_third, one_pair_each, own_rows, ranks, retrieval_scores, top_k
-from latefuse.evaluation.retrieval_summary import metric_names
 from latefuse.evaluation.screen import Screen, usable
 
 

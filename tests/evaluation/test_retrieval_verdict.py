@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, Line, MeasuredArm
 from latefuse.evaluation.intervals import Bootstrap, Estimate
-from latefuse.evaluation.retrieval_summary import KnockOut, Line, RetrievalArm, RetrievalSummary
 from latefuse.evaluation.retrieval_verdict import (
     ALL,
     blind,
@@ -41,15 +41,26 @@ def _summary(
     pool: int = 1_000,
     metric: str = "recall_at_10",
     oracle: dict[str, float] | None = None,
-) -> RetrievalSummary:
+) -> ArmsSummary:
     """behind: arm -> main minus it. knocked: (arm, condition) -> (what is left, worth). cold: behind on that slice."""
     names = ["main", *(behind or {})]
-    arms = [RetrievalArm(name, name, "", GROUPS.get(name, "control")) for name in names]  # type: ignore[arg-type]
+    arms = [MeasuredArm(name, name, "", GROUPS.get(name, "control")) for name in names]  # type: ignore[arg-type]
     lines = {name: Line(MEAN, (behind or {}).get(name)) for name in names}
     outs = [KnockOut(arm, condition, MEAN, *pair) for (arm, condition), pair in (knocked or {}).items()]
     slices = {"cold": {"main": Line(MEAN), **{name: Line(MEAN, found) for name, found in cold.items()}}} if cold else {}
-    return RetrievalSummary(
-        "items", "main", arms, [metric], 200, pool, {metric: lines}, outs, slices, {"cold": 60}, oracle or {}
+    return ArmsSummary(
+        "items",
+        "main",
+        arms,
+        [metric],
+        200,
+        "200 queries",
+        {metric: lines},
+        outs,
+        slices,
+        {"cold": 60},
+        oracle or {},
+        pool,
     )
 
 

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from latefuse.config import Evaluation, Modality, Task
+from latefuse.config import Modality, Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.demo.oracle import same_look
 from latefuse.evaluation import floors, neglect, retrieval, zero_shot
+from latefuse.evaluation.arm_sources import ArmSources, Unit
+from latefuse.evaluation.arms_summary import FULL, MeasuredArm
 from latefuse.evaluation.pool import Pool
 from latefuse.evaluation.prior import Ask, best_weight, log_counts, with_prior
-from latefuse.evaluation.retrieval_summary import FULL, RetrievalArm
 from latefuse.evaluation.saliency import flow_of_pairs
 from latefuse.evaluation.scores import NO_SEED, ORACLE, Scores
 from latefuse.fusion.rows import evenly
 from latefuse.models import embedder
-from latefuse.models.backbone import Backbone
 from latefuse.prompts.items import Item
 from latefuse.tasks import embed
 from latefuse.tasks.catalogue import SHUFFLE_SEED, with_shuffled
 from latefuse.tasks.views import words_of
-from latefuse.training.features import Features
 
 CONTROL_KNOCKOUTS = ("shuffled",)
 """Of the arms beside the main one: what tells content from memory, and each modality alone."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is measured in one go: a trained arm under one seed, or, without a seed, a floor."""
-
-    seed: int
-    source: str
-
-    def __str__(self) -> str:
-        return self.source if self.seed == NO_SEED else f"{self.source}, seed {self.seed}"
 
 
 @dataclass
@@ -56,31 +43,14 @@ class Found:
 
 
 @dataclass
-class Sources:
-    """Everything that is measured: floors once, trained arms under every seed. adapters: (seed, arm) -> folder."""
+class Sources(ArmSources):
+    """Everything that is measured, on one pool: floors once, trained arms under every seed."""
 
-    backbone: Backbone
-    features: Features
-    dataset: Dataset
-    name: str
-    arms: Mapping[str, Task]
     pool: Pool
-    adapters: Mapping[tuple[int, str], Path]
-    evaluation: Evaluation
-
-    @property
-    def task(self) -> Task:
-        """The main arm's task."""
-        return self.arms[self.name]
-
-    @property
-    def lead(self) -> Unit:
-        """The main arm under its lowest seed: whose vectors are shown and exported."""
-        return Unit(min(seed for seed, arm in self.adapters if arm == self.name), self.name)
 
     def units(self) -> list[Unit]:
-        """Trained arms first, they take longest."""
-        return [Unit(*key) for key in self.adapters] + [Unit(NO_SEED, name) for name in self.floors()]
+        """Trained arms first."""
+        return self.units_beside(self.floors())
 
     def measure(self, unit: Unit) -> Found:
         """One unit."""
@@ -194,13 +164,9 @@ def conditions(task: Task, items: Sequence[Item], knockouts: Iterable[str], seed
     return found
 
 
-def arms_of(sources: Sources) -> list[RetrievalArm]:
+def arms_of(sources: Sources) -> list[MeasuredArm]:
     """Floors, controls, and the main arm, with words for what each of them is."""
-    found = [RetrievalArm(name, name, FLOORS[name], "floor") for name in sources.floors()]
-    for name, task in sources.arms.items():
-        if any(arm == name for _, arm in sources.adapters):
-            found.append(RetrievalArm(name, name, meaning(task), "main" if name == sources.name else "control"))
-    return sorted(found, key=lambda arm: ("floor", "control", "main").index(arm.group))
+    return sources.told({name: FLOORS[name] for name in sources.floors()}, meaning)
 
 
 FLOORS = {

@@ -3,69 +3,96 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from latefuse.config import Evaluation, Task
-from latefuse.data.dataset import Dataset
+from latefuse.config import Task
+from latefuse.config_judge import RELEVANT
 from latefuse.data.errors import DataError
-from latefuse.evaluation.embeddings import Unit
-from latefuse.evaluation.retrieval_summary import FULL, RetrievalArm
+from latefuse.evaluation import judge_floors, stress
+from latefuse.evaluation.arm_sources import ArmSources, Unit
+from latefuse.evaluation.arms_summary import FULL, MeasuredArm
+from latefuse.evaluation.rationale import explain
 from latefuse.evaluation.rulings import Ruling, rule
 from latefuse.evaluation.scores import NO_SEED, Scores
-from latefuse.evaluation.verdict_values import row_values
+from latefuse.evaluation.verdict_values import row_values, same_pairs
 from latefuse.fusion.rows import evenly
 from latefuse.models import adapters
-from latefuse.models.backbone import Backbone
-from latefuse.tasks import judge
+from latefuse.tasks import instruct, judge
 from latefuse.tasks.demonstrations import Demonstrations
 from latefuse.training.features import Features
 
 Row = dict[str, Any]
-FLOORS = {
-    "majority": "the commoner label of each task's validation rows; nothing is read",
-    "zero-shot": "the backbone as it is, with the main arm's prompt",
-}
-SIDES = {"image": "image", "text": "text"}
-"""Modality -> the column of a judgement that it is."""
+Floats = NDArray[np.float64]
 
 
 @dataclass
 class Found:
-    """What one unit gave: score lines, a prediction a row, the ruling of each task, and of each split how many rows
-    were too long to be asked.
+    """What one unit gave: score lines, a prediction a row, the ruling of each task; of each split how many rows were
+    too long to be asked; verdicts a second on the test rows; of the main arm some reasons by row, and what `stress`
+    tells.
     """
 
     scores: Scores = field(default_factory=Scores)
     predictions: list[Row] = field(default_factory=list)
     rulings: dict[str, Ruling] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    speed: float = 0.0
+    rationales: dict[str, str] = field(default_factory=dict)
+    stressed: list[stress.Stressed] = field(default_factory=list)
+    freely: stress.Freely | None = None
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A judge as it is asked: by the backbone with whatever adapter it carries."""
+
+    writer: judge.Writer
+    features: Features
+    batch_size: int
+
+    def written(self, rows: Sequence[Row]) -> list[judge.Judgement | None]:
+        """The rows as prompts, None for one that can't be written."""
+        return [self.writer.write(row, fixed=self.writer.settings.fixed) for row in rows]
+
+    def __call__(self, rows: Sequence[Row]) -> Floats:
+        """Log-odds (n,); nan of a row that can't be written."""
+        written, out = self.written(rows), np.full(len(rows), np.nan)
+        asked = [one for one in written if one is not None]
+        writer, size = self.writer, self.batch_size
+        scores = judge.score(writer.backbone, asked, writer.settings, features=self.features, batch_size=size)
+        out[[number for number, one in enumerate(written) if one is not None]] = scores.double().numpy()
+        return out
+
+    def freely(self, rows: Sequence[Row]) -> stress.Freely:
+        """Greedy answers of the rows beside their scores."""
+        asked = [one for one in self.written(rows) if one is not None]
+        settings, backbone = self.writer.settings, self.writer.backbone
+        longest = max(
+            len(backbone.tokenizer(label)["input_ids"]) for label in (settings.relevant, settings.not_relevant)
+        )
+        answers = instruct.predict(backbone, asked, longest + 2, features=self.features, batch_size=self.batch_size)
+        scores = judge.score(backbone, asked, settings, features=self.features, batch_size=self.batch_size)
+        return stress.freely(answers, scores.double().numpy(), settings)
 
 
 @dataclass
-class Sources:
-    """Everything that is measured: floors once, trained arms under every seed. adapters: (seed, arm) -> folder."""
-
-    backbone: Backbone
-    features: Features
-    dataset: Dataset
-    name: str
-    arms: Mapping[str, Task]
-    adapters: Mapping[tuple[int, str], Path]
-    evaluation: Evaluation
+class Sources(ArmSources):
+    """Everything that is measured: floors once, trained arms under every seed."""
 
     @property
-    def task(self) -> Task:
-        """The main arm's task."""
-        return self.arms[self.name]
+    def floors(self) -> dict[str, str]:
+        """The floors that are measured, with words for each."""
+        return judge_floors.names(self.evaluation.verdicts, len(self.task.modality) > 1)
 
     def units(self) -> list[Unit]:
-        """Trained arms first, they take longest."""
-        return [Unit(*key) for key in self.adapters] + [Unit(NO_SEED, name) for name in FLOORS]
+        """Trained arms first."""
+        return self.units_beside(self.floors)
 
     def rows(self, split: str) -> list[Row]:
         """The judgements of a split that any arm may be asked; of the test at most `max_rows`, evenly spread."""
@@ -78,7 +105,9 @@ class Sources:
         """One unit."""
         found, valid, test = Found(), self.rows("valid"), self.rows("test")
         ask = self._asker(unit)
-        known, answered = ask(valid), ask(test)
+        known, began = ask(valid), time.perf_counter()
+        answered = ask(test)
+        found.speed = len(test) / (time.perf_counter() - began) if isinstance(ask, Asker) else 0.0
         found.left_out = {"valid": int(np.isnan(known).sum()), "test": int(np.isnan(answered).sum())}
         for task in dict.fromkeys(row["task"] or "" for row in [*valid, *test]):
             numbers = [n for n, row in enumerate(valid) if (row["task"] or "") == task and not np.isnan(known[n])]
@@ -90,31 +119,40 @@ class Sources:
         self._record(found, unit, FULL, rows, answered[there])
         for condition, changed in self._conditions(unit, rows).items():
             self._record(found, unit, condition, changed, ask(changed))
+        if unit.source == self.name and isinstance(ask, Asker):
+            some = [rows[number] for number in evenly(len(rows), self.evaluation.verdicts.beside)]
+            if "text" in self.task.modality:
+                settings = ask.writer.settings
+                found.stressed = stress.stressed(some, lambda part: _said(found.rulings, part, ask(part))[1], settings)
+            found.freely = ask.freely(some) if some else None
+            found.rationales = self._reasons(found, ask.writer, rows) if unit == self.lead else {}
         return found
 
-    def _asker(self, unit: Unit) -> Callable[[Sequence[Row]], np.ndarray]:
+    def _reasons(self, found: Found, writer: judge.Writer, rows: Sequence[Row]) -> dict[str, str]:
+        """Why, of as many rows as the page shows."""
+        some = [rows[number] for number in evenly(len(rows), self.evaluation.examples)]
+        said = {one["id"]: one["verdict"] == RELEVANT for one in found.predictions}
+        told = explain(writer, some, [said[row["id"]] for row in some], features=self.features)
+        return {row["id"]: text for row, text in zip(some, told, strict=True)}
+
+    def _asker(self, unit: Unit) -> judge_floors.Ask:
         """What gives log-odds (n,) of rows; a row that can't be written gives nan."""
-        if unit.source == "majority":
-            return lambda rows: np.zeros(len(rows))
-        task, backbone = self.arms.get(unit.source, self.task), self.backbone
-        assert task.judge is not None
+        how, backbone = self.evaluation.verdicts, self.backbone
+        task = self.arms.get(unit.source, self.task)
+        known = self.dataset.rows("judgements", "train", where=task.where)
         adapters.detach(backbone)
+        if unit.source == judge_floors.MAJORITY:
+            return judge_floors.majority
+        if unit.source == judge_floors.MAP:
+            return judge_floors.linear_map(known, backbone, self.features, how.sentence_encoder)
+        if unit.source == judge_floors.DUAL:
+            assert how.dual_encoder is not None
+            return judge_floors.dual_encoder(how.dual_encoder, self.features)
         if unit.seed != NO_SEED:
             adapters.load(backbone, self.adapters[unit.seed, unit.source])
-        settings = task.judge
-        known = self.dataset.rows("judgements", "train", where=task.where)
-        writer = judge.Writer(backbone, task, Demonstrations(known, settings))
-
-        def ask(rows: Sequence[Row]) -> np.ndarray:
-            written = [writer.write(row, fixed=settings.fixed) for row in rows]
-            asked = [one for one in written if one is not None]
-            size = self.evaluation.batch_size
-            scores = judge.score(backbone, asked, settings, features=self.features, batch_size=size)
-            out = np.full(len(rows), np.nan)
-            out[[number for number, one in enumerate(written) if one is not None]] = scores.double().numpy()
-            return out
-
-        return ask
+        assert task.judge is not None
+        writer = judge.Writer(backbone, task, Demonstrations(known, task.judge))
+        return Asker(writer, self.features, self.evaluation.batch_size)
 
     def _conditions(self, unit: Unit, rows: list[Row]) -> dict[str, list[Row]]:
         """For the main arm the test rows with each side taken from another row of its task, or taken away."""
@@ -122,24 +160,23 @@ class Sources:
         if unit.source != self.name:
             return found
         for modality in self.task.modality:
-            column = SIDES[modality]
-            found[f"shuffled:{modality}"] = shuffled(rows, column, max(unit.seed, 0))
-            found[f"absent:{modality}"] = [{**row, column: ""} for row in rows]
+            found[f"shuffled:{modality}"] = shuffled(rows, modality, max(unit.seed, 0))
+            found[f"absent:{modality}"] = [{**row, modality: ""} for row in rows]
         return found
 
-    def _record(self, found: Found, unit: Unit, condition: str, rows: Sequence[Row], scores: np.ndarray) -> None:
+    def _record(self, found: Found, unit: Unit, condition: str, rows: Sequence[Row], scores: Floats) -> None:
         """Verdicts of rows, as lines of every metric and, of rows as they are, as predictions."""
-        probability, said = np.full(len(rows), np.nan), np.full(len(rows), "", dtype=object)
-        for task, ruling in found.rulings.items():
-            mine = [number for number, row in enumerate(rows) if (row["task"] or "") == task]
-            mine = [number for number in mine if not np.isnan(scores[number])]
-            if mine:
-                probability[mine] = ruling.probability(scores[mine])
-                said[mine] = ruling.verdicts(scores[mine])
+        probability, said = _said(found.rulings, rows, scores)
         asked = np.flatnonzero(~np.isnan(probability)).tolist()
         some = [rows[number] for number in asked]
-        labels, kinds = [row["label"] for row in some], [row["negative"] or "" for row in some]
-        values = row_values(labels, probability[asked].tolist(), said[asked].tolist(), kinds)
+        values = row_values(
+            [row["label"] for row in some],
+            probability[asked].tolist(),
+            said[asked].tolist(),
+            [row["negative"] or "" for row in some],
+            [row["task"] or "" for row in some],
+            same_pairs(some),
+        )
         for place, row in enumerate(some):
             told = {metric: (float(column[place]), 1) for metric, column in values.items()}
             modality = "+".join(self.task.modality)
@@ -154,6 +191,18 @@ class Sources:
                         "probability": float(probability[place]), "verdict": str(said[place]),
                     }
                 )  # fmt: skip
+
+
+def _said(rulings: Mapping[str, Ruling], rows: Sequence[Row], scores: Floats) -> tuple[Floats, NDArray[np.str_]]:
+    """Probabilities (n,) and verdicts (n,) by the ruling of each row's task; nan and "" where there is no score."""
+    probability, said = np.full(len(rows), np.nan), np.full(len(rows), "", dtype="<U16")
+    for task, ruling in rulings.items():
+        mine = [number for number, row in enumerate(rows) if (row["task"] or "") == task]
+        mine = [number for number in mine if not np.isnan(scores[number])]
+        if mine:
+            probability[mine] = ruling.probability(scores[mine])
+            said[mine] = ruling.verdicts(scores[mine])
+    return probability, said
 
 
 def shuffled(rows: Sequence[Row], column: str, seed: int) -> list[Row]:
@@ -172,13 +221,9 @@ def shuffled(rows: Sequence[Row], column: str, seed: int) -> list[Row]:
     return out
 
 
-def arms_of(sources: Sources) -> list[RetrievalArm]:
+def arms_of(sources: Sources) -> list[MeasuredArm]:
     """Floors, controls, and the main arm, with words for what each of them is."""
-    found = [RetrievalArm(name, name, told, "floor") for name, told in FLOORS.items()]
-    for name, task in sources.arms.items():
-        if any(arm == name for _, arm in sources.adapters):
-            found.append(RetrievalArm(name, name, meaning(task), "main" if name == sources.name else "control"))
-    return sorted(found, key=lambda arm: ("floor", "control", "main").index(arm.group))
+    return sources.told(sources.floors, meaning)
 
 
 def meaning(task: Task) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import isnan
 
 from latefuse.config import MODALITIES
+from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, MeasuredArm, label
 from latefuse.evaluation.intervals import Bootstrap, Estimate, paired_bootstrap
-from latefuse.evaluation.retrieval_summary import KnockOut, RetrievalArm, RetrievalSummary, label
 from latefuse.evaluation.scores import ScoreTable
 from latefuse.evaluation.verdict import Sentence, Tone
 
@@ -26,7 +26,7 @@ Lifts = Mapping[str, Mapping[str, Estimate]]
 
 
 def findings(
-    summary: RetrievalSummary,
+    summary: ArmsSummary,
     shuffled_arms: Sequence[str] = (),
     text_arm: str = "text-only",
     lifts: Lifts | None = None,
@@ -80,19 +80,19 @@ def chance(metric: str, pool: int) -> float | None:
     return min(int(k) / pool, 1.0) if kind == "recall" and pool else None
 
 
-def blind(summary: RetrievalSummary, metric: str) -> float | None:
+def blind(summary: ArmsSummary, metric: str) -> float | None:
     """What is found without looking at any item: by lot or, where it counts and finds more, by popularity."""
     by_lot, popularity = chance(metric, summary.pool), _popularity(summary, metric)
     return by_lot if popularity is None else max(by_lot or 0.0, popularity)
 
 
-def blind_name(summary: RetrievalSummary) -> str:
+def blind_name(summary: ArmsSummary) -> str:
     """What `blind` of the headline is called."""
     by_lot, popularity = chance(summary.headline, summary.pool), _popularity(summary, summary.headline)
     return "popularity" if popularity is not None and popularity > (by_lot or 0.0) else "chance"
 
 
-def _popularity(summary: RetrievalSummary, metric: str) -> float | None:
+def _popularity(summary: ArmsSummary, metric: str) -> float | None:
     """What popularity alone finds, where it counts beside the scores."""
     line = summary.lines[metric].get("popularity") if summary.prior else None
     return None if line is None or isnan(line.mean.value) else line.mean.value
@@ -128,11 +128,11 @@ def _with_interval(found: Estimate) -> str:
     return f"{percent(found.value)} [{_ends(found)}]" if found.has_interval else percent(found.value)
 
 
-def _main(summary: RetrievalSummary) -> str:
+def _main(summary: ArmsSummary) -> str:
     return _label(summary, summary.main)
 
 
-def _label(summary: RetrievalSummary, name: str) -> str:
+def _label(summary: ArmsSummary, name: str) -> str:
     return next((arm.label for arm in summary.arms if arm.name == name), name)
 
 
@@ -140,7 +140,7 @@ def _begin(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _media(summary: RetrievalSummary) -> str:
+def _media(summary: ArmsSummary) -> str:
     """'picture', 'clip' or 'picture and clip', by what was knocked out anywhere; 'media' where nothing was."""
     there = {one.condition.partition(":")[2] for one in summary.knock_outs}
     names = [NOUNS[modality] for modality in MODALITIES if modality in there and modality != "text"]
@@ -156,7 +156,7 @@ class _Against:
     ahead: Estimate
 
 
-def _against(summary: RetrievalSummary, arm: str) -> list[_Against]:
+def _against(summary: ArmsSummary, arm: str) -> list[_Against]:
     """On all queries and, where they are told apart, on cold ones; empty where the arm was not measured."""
     lines = [(ALL, "on all queries", summary.lines[summary.headline].get(arm))]
     if COLD in summary.slices:
@@ -164,7 +164,7 @@ def _against(summary: RetrievalSummary, arm: str) -> list[_Against]:
     return [_Against(name, where, line.behind) for name, where, line in lines if line and line.behind]
 
 
-def _used(summary: RetrievalSummary) -> list[Sentence]:
+def _used(summary: ArmsSummary) -> list[Sentence]:
     """Whether the main arm's answers change for the worse when every item is shown another's medium."""
     found = []
     for one in summary.knock_outs:
@@ -183,7 +183,7 @@ def _used(summary: RetrievalSummary) -> list[Sentence]:
     return found
 
 
-def _content(summary: RetrievalSummary, arm: str, text_arm: str, lifts: Mapping[str, Estimate]) -> list[Sentence]:
+def _content(summary: ArmsSummary, arm: str, text_arm: str, lifts: Mapping[str, Estimate]) -> list[Sentence]:
     """Whether true media help more than another item's do, and if not, whether those help already."""
     return [
         Sentence(text, tone, one.queries == ALL)
@@ -193,7 +193,7 @@ def _content(summary: RetrievalSummary, arm: str, text_arm: str, lifts: Mapping[
 
 
 def _true_or_another(
-    summary: RetrievalSummary, arm: str, one: _Against, text_arm: str, lift: Estimate | None
+    summary: ArmsSummary, arm: str, one: _Against, text_arm: str, lift: Estimate | None
 ) -> tuple[Tone, str]:
     """lift: the arm with shuffled media minus the text-only one on the same queries, where that was taken."""
     ahead, media, other, words = one.ahead, _media(summary), _label(summary, arm), _label(summary, text_arm)
@@ -215,7 +215,7 @@ def _true_or_another(
     return "open", f"{text}."
 
 
-def _over_text(summary: RetrievalSummary, text_arm: str) -> list[Sentence]:
+def _over_text(summary: ArmsSummary, text_arm: str) -> list[Sentence]:
     """The main arm against the one that reads words alone."""
     main, media, found = _main(summary), _media(summary), []
     for one in _against(summary, text_arm):
@@ -232,7 +232,7 @@ def _over_text(summary: RetrievalSummary, text_arm: str) -> list[Sentence]:
     return found
 
 
-def _neglect(summary: RetrievalSummary, text_arm: str) -> list[Sentence]:
+def _neglect(summary: ArmsSummary, text_arm: str) -> list[Sentence]:
     """Which arms find nothing by a medium alone: for each medium the main arm, then all others in one sentence."""
     by_lot, found = blind(summary, summary.headline), []
     for modality in MODALITIES:
@@ -253,7 +253,7 @@ def _neglect(summary: RetrievalSummary, text_arm: str) -> list[Sentence]:
     return found
 
 
-def _by_itself(summary: RetrievalSummary, one: KnockOut, noun: str, by_lot: float) -> Sentence:
+def _by_itself(summary: ArmsSummary, one: KnockOut, noun: str, by_lot: float) -> Sentence:
     """The main arm by one medium alone."""
     lot = f"{blind_name(summary)} is {percent(by_lot)}"
     text = f"by the {noun} alone {_main(summary)} finds {_with_interval(one.left)} ({label(summary.headline)}), {lot}"
@@ -268,13 +268,13 @@ def _by_itself(summary: RetrievalSummary, one: KnockOut, noun: str, by_lot: floa
     return Sentence(f"The {noun} is neglected: {text}, and more is not shown.", "bad")
 
 
-def _shown_used(summary: RetrievalSummary, arm: str, modality: str) -> bool:
+def _shown_used(summary: ArmsSummary, arm: str, modality: str) -> bool:
     """Whether shuffling the medium is shown to cost the arm."""
     worths = [one.worth for one in summary.knock_outs if (one.arm, one.condition) == (arm, f"shuffled:{modality}")]
     return any(worth.excludes_zero and worth.value > 0 for worth in worths)
 
 
-def _rivals(summary: RetrievalSummary, group: str, told: Sequence[str]) -> list[Sentence]:
+def _rivals(summary: ArmsSummary, group: str, told: Sequence[str]) -> list[Sentence]:
     """The floors or the controls beside the main arm; told: arms that have a sentence of their own."""
     lines, main = summary.lines[summary.headline], _main(summary)
     arms = [arm for arm in summary.arms if arm.group == group and arm.name not in told]
@@ -297,13 +297,13 @@ def _rivals(summary: RetrievalSummary, group: str, told: Sequence[str]) -> list[
     return said
 
 
-def _named(what: str, pairs: Sequence[tuple[RetrievalArm, Estimate]]) -> str:
+def _named(what: str, pairs: Sequence[tuple[MeasuredArm, Estimate]]) -> str:
     """'the floor co-occurrence (-3.1 points [-4.0, -2.2])', 'the floors a (...), b (...)'."""
     told = ", ".join(f"{arm.label} ({points(found)})" for arm, found in pairs)
     return f"the {what}{'s' if len(pairs) > 1 else ''} {told}"
 
 
-def _reached(summary: RetrievalSummary) -> list[Sentence]:
+def _reached(summary: ArmsSummary) -> list[Sentence]:
     """The main arm's share of what can be reached at best."""
     best = summary.oracle.get(summary.headline)
     mean = summary.lines[summary.headline][summary.main].mean

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter
 
 from latefuse.config_judge import Verdicts
+from latefuse.data.errors import DataError
 from latefuse.evaluation.calibration import Calibration, Floats, ScoresError, fit
 from latefuse.evaluation.thresholds import Band, Threshold, ThresholdError, choose, choose_band, verdicts
 
@@ -62,3 +67,27 @@ def rule(scores: ArrayLike, labels: ArrayLike, how: Verdicts, name: str) -> Ruli
     except ThresholdError as error:
         return Ruling(share, calibration, threshold, told=(str(error),))
     return Ruling(share, calibration, threshold, band)
+
+
+def write(rulings: Iterable[tuple[str, int, str, Ruling]], path: Path) -> None:
+    """(arm, seed, task, ruling) as JSON."""
+    rows = [{"arm": arm, "seed": seed, "task": task, **asdict(one)} for arm, seed, task, one in rulings]
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path, arm: str, seed: int) -> dict[str, Ruling]:
+    """Task -> ruling of one arm under one seed, of a file that `write` left.
+
+    Raises DataError where the file is not there, holds something else, or has nothing for that arm.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        mine = [row for row in rows if (row.pop("arm"), row.pop("seed")) == (arm, seed)]
+        found = {row.pop("task"): TypeAdapter(Ruling).validate_python(row) for row in mine}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; it is written by `latefuse step evaluate` of a judge") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: no rulings of a judge: {str(error).splitlines()[0]}") from None
+    if not found:
+        raise DataError(f"{path}: nothing for {arm!r} under seed {seed}; take the file of the run that trained it")
+    return found

@@ -11,10 +11,11 @@ from latefuse.config import Modality, Task
 from latefuse.models.backbone import Backbone
 from latefuse.prompts.items import Item, ItemSplicer
 from latefuse.tasks.views import words_of
-from latefuse.training.batching import pad
+from latefuse.training.batching import by_length, pad
 from latefuse.training.features import Features
 
 TEXT: tuple[Modality, ...] = ("text",)
+TOKENS = 256
 
 
 @torch.no_grad()
@@ -33,6 +34,21 @@ def words(backbone: Backbone, task: Task, items: Sequence[Item], features: Featu
         mask = pad([[1] * len(row) for row in rows], 0).to(backbone.device)
         hidden = backbone.hidden(pad(rows, backbone.pad_id).to(backbone.device), mask)
         out[numbers] = hidden[torch.arange(len(rows)), mask.sum(dim=1) - 1].float().cpu()
+    return out
+
+
+@torch.no_grad()
+def mean_states(backbone: Backbone, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+    """(n, d): the mean of a language model's last states over a text's tokens, of which TOKENS count at most."""
+    out = torch.empty(len(texts), backbone.width)
+    ids = [
+        backbone.tokenizer(text, truncation=True, max_length=TOKENS)["input_ids"] or [backbone.pad_id] for text in texts
+    ]
+    for numbers in by_length([len(row) for row in ids], [""] * len(ids), batch_size):
+        rows = [ids[number] for number in numbers]
+        mask = pad([[1] * len(row) for row in rows], 0).to(backbone.device)
+        hidden = backbone.hidden(pad(rows, backbone.pad_id).to(backbone.device), mask).float()
+        out[numbers] = ((hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)).cpu()
     return out
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latefuse.config import Modality
+from latefuse.config_judge import Judge
 from latefuse.config_vectors import Embed
 from latefuse.errors import UserError
 
@@ -31,7 +32,8 @@ class AdapterError(UserError, RuntimeError):
 
 
 class AdapterCard(BaseModel):
-    """What an adapter is, beside PEFT's own files. `modality` may be given as one word; embed: of that kind only."""
+    """What an adapter is, beside PEFT's own files. `modality` may be given as one word. max_tokens: of the rows that it
+    learned from, 0 where it is not known. embed, judge: of that kind only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +52,9 @@ class AdapterCard(BaseModel):
     parameters: int = 0
     total_parameters: int = 0
     dense: bool = False
+    max_tokens: int = 0
     embed: Embed | None = None
+    judge: Judge | None = None
 
     @field_validator("modality", mode="before")
     @classmethod

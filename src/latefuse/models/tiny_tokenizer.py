@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from latefuse.data.demo import lessons, pictures, words, world
+from latefuse.data.demo import judgements, lessons, pictures, words, world
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>")
 FRAME_TOKENS = tuple(f"<frame_{k}>" for k in range(1, 17))
@@ -14,7 +14,7 @@ SPACE = "Ġ"  # how byte-level text writes a leading space
 
 def vocabulary() -> list[str]:
     """Every word that the demo writes, sorted, without duplicates."""
-    texts = [*words.QUESTIONS.values(), *words.COOKS, *words.CLAIMS.values(), *lessons.QUESTIONS]
+    texts = [*words.QUESTIONS.values(), *words.COOKS, *lessons.QUESTIONS, *judgements.WORDS]
     texts += [value for values in world.ATTRIBUTES.values() for value in values]
     texts += [
         word for table in (world.ALLERGENS, world.ORIGINS) for key, values in table.items() for word in (key, *values)

@@ -23,7 +23,8 @@ class JudgeTemplate(Section):
 
     conversations: the conversation templates whose backbones use this one; empty for all others. opening: stands once,
     before everything; it is the same for all rows of a rule. picture, text: what is judged, of which an arm may read
-    one alone; join: between them.
+    one alone; join: between them. reason: what is asked behind a verdict; with the picture's slot in it, it is asked
+    anew and of the picture alone.
     """
 
     conversations: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ class JudgeTemplate(Section):
     picture: str = Field(pattern=r"\{picture\}")
     text: str = Field(pattern=r"\{text\}")
     join: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,15 @@ def turns_of(
             turns.append({"role": "assistant", "text": settings.label(shot.label)})
         lead = ""
     return turns, media
+
+
+def reason_turns(
+    shot: Shot, instruction: str, settings: Judge, inputs: Sequence[Modality], template: JudgeTemplate
+) -> tuple[list[dict[str, str]], list[MediaRef]]:
+    """Turns and media that ask why, behind the verdict of a shot. The last turn, an empty answer, is to be written."""
+    alone = "{picture}" in template.reason
+    turns, media = ([], []) if alone else turns_of([shot], instruction, settings, inputs, template)
+    if alone and "image" in inputs:
+        media = [MediaRef("image", shot.picture)]
+    asked = template.reason.replace("{picture}", "<image>" if media and alone else "").strip()
+    return [*turns, {"role": "user", "text": asked}, {"role": "assistant", "text": "."}], media

@@ -24,6 +24,7 @@ from latefuse.config_judge import VERDICTS
 from latefuse.errors import UserError
 from latefuse.sections import nearest
 
+FILE = "audit.db"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 VERSION = 1
 APPLICATION = int.from_bytes(b"lfau")

@@ -35,13 +35,14 @@ from latefuse.fusion import late
 from latefuse.models.adapters import read_card
 from latefuse.models.backbone import load as load_backbone
 from latefuse.prompts import MediaRef
-from latefuse.steps import evaluate_vectors
+from latefuse.steps import evaluate_vectors, evaluate_verdicts
 from latefuse.tasks import get
 from latefuse.tasks.instruct import Example
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
 DESCRIPTION = "Each modality fine-tuned on its own, merged and fused in several ways, beside its controls."
+OF_KIND = {"embed": evaluate_vectors.run, "judge": evaluate_verdicts.run}
 FILES = ("report.html", "table.txt", "metrics.json", "gallery.json", "scores.parquet", "predictions.parquet")
 
 
@@ -59,11 +60,12 @@ def run(
 ) -> dict[str, Any]:
     """Measure all arms of all seeds; returns the result that also lies in `out/result.json`.
 
-    tasks: of one kind; of an embedding task also its arms. finetuned, fused: output folders of those steps. Writes
-    FILES into `out`. Reads the test split only, and validation for the weights of the controls' mixtures.
+    tasks: of one kind; of an embedding task and of a judge also its arms. finetuned, fused: output folders of those
+    steps. Writes FILES into `out`. Reads the test split only, and validation for the weights of the controls' mixtures.
     """
-    if next(iter(tasks.values())).kind == "embed":
-        return evaluate_vectors.run(evaluation, tasks, dataset, backbone, finetuned, out, tracker, cache)
+    kind = next(iter(tasks.values())).kind
+    if kind in OF_KIND:
+        return OF_KIND[kind](evaluation, tasks, dataset, backbone, finetuned, out, tracker, cache)
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     trained, merged = [_result(path) for path in finetuned], [_result(path) for path in fused]

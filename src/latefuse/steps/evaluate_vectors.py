@@ -15,11 +15,12 @@ import torch
 from latefuse.config import Evaluation, Task
 from latefuse.data.dataset import Dataset
 from latefuse.evaluation import embeddings, pool
+from latefuse.evaluation.arm_sources import Unit
+from latefuse.evaluation.arms_summary import ArmsSummary, flat_metrics, metric_names, summarise, table_text
 from latefuse.evaluation.cost import costs
-from latefuse.evaluation.embeddings import Found, Sources, Unit
+from latefuse.evaluation.embeddings import Found, Sources
 from latefuse.evaluation.report import neighbours
 from latefuse.evaluation.report import retrieval as page
-from latefuse.evaluation.retrieval_summary import RetrievalSummary, flat_metrics, metric_names, summarise, table_text
 from latefuse.evaluation.retrieval_verdict import findings, lifts_over_text
 from latefuse.evaluation.saliency_picture import picture
 from latefuse.evaluation.scores import ScoreTable
@@ -85,7 +86,7 @@ def run(
     (out / "report.html").write_text(page.build(report), encoding="utf-8")
     found = findings(summary, **controls)
     told = {
-        "arms": [arm.name for arm in summary.arms], "queries": summary.queries, "pool": summary.pool,
+        "arms": [arm.name for arm in summary.arms], "queries": summary.rows, "pool": summary.pool,
         "left_out": sources.pool.left_out,
     }  # fmt: skip
     said = found[0].text if found else ""
@@ -105,7 +106,7 @@ def _sources(
     name, task = next(iter(tasks.items()))
     found = adapters_of(finetuned, tasks, data)
     features = Features(base, data.media, cache / "features" if cache else None)
-    return Sources(base, features, data, name, tasks, pool.build(data, task, evaluation), found, evaluation)
+    return Sources(base, features, data, name, tasks, found, evaluation, pool.build(data, task, evaluation))
 
 
 def _scores(sources: Sources, measured: Mapping[Unit, Found]) -> ScoreTable:
@@ -115,20 +116,21 @@ def _scores(sources: Sources, measured: Mapping[Unit, Found]) -> ScoreTable:
     return ScoreTable(pl.concat([part.table().frame for part in (*(f.scores for f in measured.values()), best)]))
 
 
-def _summary(sources: Sources, scores: ScoreTable) -> RetrievalSummary:
+def _summary(sources: Sources, scores: ScoreTable) -> ArmsSummary:
     return summarise(
         scores,
         sources.name,
         embeddings.arms_of(sources),
         metric_names(sources.evaluation.retrieval.ks),
         sources.pool.slices,
-        sources.pool.size,
+        f"{{rows}} queries in a pool of {sources.pool.size:,}",
         bootstrap_of(sources.evaluation),
+        sources.pool.size,
         prior=any(sources.evaluation.retrieval.prior),
     )
 
 
-def _controls(sources: Sources, scores: ScoreTable, summary: RetrievalSummary) -> dict[str, Any]:
+def _controls(sources: Sources, scores: ScoreTable, summary: ArmsSummary) -> dict[str, Any]:
     """The arms that findings are told by: trained on shuffled media, and reading words alone."""
     arms = sources.arms.items()
     shuffled = [name for name, task in arms if _but_for_shuffling(task) == sources.task and task != sources.task]

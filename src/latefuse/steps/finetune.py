@@ -102,6 +102,8 @@ def _card(job: Job, data: Dataset, base: Backbone, learned: Mapping[str, Any]) -
         config_digest=job.digest,
         data_fingerprint=data.fingerprint,
         metrics={"valid_loss": loss} if loss is not None else {},
+        max_tokens=max(task.train.max_tokens for task in job.tasks.values()),
+        judge=next(iter(job.tasks.values())).judge,
     )
 
 

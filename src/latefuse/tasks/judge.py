@@ -56,7 +56,7 @@ class Writer:
 
     def __init__(self, backbone: Backbone, task: Task, shown: Demonstrations) -> None:
         backbone.must_speak()
-        self.task, self.settings, self.shown = task, _settings(task), shown
+        self.backbone, self.task, self.settings, self.shown = backbone, task, _settings(task), shown
         self.splicer = Splicer.of(backbone)
         self.template = judge_template(self.splicer.template.name)
         label_ids(self.splicer, self.settings)

@@ -140,7 +140,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         "empty.csv": (b"", "empty"),
         "utf16.csv": ("id,text\n1,2\n".encode("utf-16"), "UTF-8"),
         "twice.csv": (b"id,id\n1,2\n", "twice"),
-        "open.csv": (b'id,text\n1,"' + b"x" * 200_000, r"open\.csv:2"),
+        "open.csv": (b'id,text\n1,"' + b"x" * 1_100_000, r"open\.csv:2"),
         "empty.jsonl": (b"", "no rows"),
         "torn.parquet": (b"PAR1", "not a Parquet file"),
         "rows.xlsx": (b"", "can't tell the format"),

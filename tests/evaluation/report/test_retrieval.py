@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, Line, MeasuredArm
 from latefuse.evaluation.cost import Cost
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.report import charts
 from latefuse.evaluation.report.neighbours import NeighbourCard, Shown
 from latefuse.evaluation.report.retrieval import RetrievalReport, build
-from latefuse.evaluation.retrieval_summary import KnockOut, Line, RetrievalArm, RetrievalSummary
 
 NAN = float("nan")
 HOSTILE = '<script>alert("x")</script><img src=x onerror=y>'
@@ -53,7 +53,7 @@ def _lines() -> dict[str, Line]:
     return {arm: Line(_near(mean), None if arm == "notellm2" else _near(main - mean)) for arm, mean in MEANS.items()}
 
 
-def _summary() -> RetrievalSummary:
+def _summary() -> ArmsSummary:
     few = Estimate(0.2, NAN, NAN, 12)
     shown = {
         ("base", "shuffled:image"): (_near(0.12), Estimate(0.001, -0.01, 0.01, 400)),
@@ -62,12 +62,13 @@ def _summary() -> RetrievalSummary:
         ("notellm2", "shuffled:image"): (_near(0.093), _near(0.061)),
         ("notellm2", "only:image"): (_near(0.084), _near(0.07)),
     }
-    return RetrievalSummary(
+    return ArmsSummary(
         task="items",
         main="notellm2",
-        arms=[RetrievalArm(name, name, f"what {name} is", group) for name, group in GROUPS.items()],  # type: ignore[arg-type]
+        arms=[MeasuredArm(name, name, f"what {name} is", group) for name, group in GROUPS.items()],  # type: ignore[arg-type]
         metrics=METRICS,
-        queries=400,
+        rows=400,
+        about="400 queries in a pool of 2,000",
         pool=2_000,
         lines={metric: _lines() for metric in METRICS},
         knock_outs=[KnockOut(arm, what, _near(MEANS[arm]), *pair) for (arm, what), pair in shown.items()],
@@ -245,8 +246,8 @@ def test_findings_know_the_controls() -> None:
 @pytest.mark.parametrize("oracle", [{}, {"recall_at_10": 0.5}])
 def test_one_arm_and_nothing_else_still_makes_a_page(oracle: dict[str, float]) -> None:
     line = {"notellm2": Line(Estimate(0.1, NAN, NAN, 8))}
-    arms = [RetrievalArm("notellm2", "notellm2", "", "main")]
-    summary = RetrievalSummary("items", "notellm2", arms, ["mrr"], 8, 20, {"mrr": line}, oracle=oracle)
+    arms = [MeasuredArm("notellm2", "notellm2", "", "main")]
+    summary = ArmsSummary("items", "notellm2", arms, ["mrr"], 8, 20, {"mrr": line}, oracle=oracle)
     page = build(RetrievalReport(title="t", summary=summary))
     assert "nothing to compare" in page
     assert "too few for intervals" in page

@@ -15,7 +15,7 @@ from itertools import chain, product
 import numpy as np
 from PIL import Image
 
-from latefuse.data.demo import pictures, words, world
+from latefuse.data.demo import judgements, pictures, words, world
 
 PIXELS = 48
 PLAIN = {plain: name for name, (plain, _) in world.COLOURS.items()}
@@ -99,6 +99,7 @@ class Lessons:
         self.frames = frames
         self.pool = [value for values in world.ATTRIBUTES.values() for value in values]
         self.pool += [word for table in (world.ALLERGENS, world.ORIGINS) for word in (*table, *chain(*table.values()))]
+        self.said = [*self.pool, *judgements.WORDS]
         drawn: list[np.ndarray] = []
         self.steps = [self._drawn_step(caption, tops, drawn) for caption, tops in self._tops()]
         self.scenes = [self._drawn_scene(drawn) for _ in range(scenes)]
@@ -168,7 +169,7 @@ class Lessons:
 
     def echo(self) -> Lesson:
         """Words to be said again: every word is met where it is read and where it is said."""
-        said = " ".join(self.rng.choices(self.pool, k=self.rng.randint(3, 8)))
+        said = " ".join(self.rng.choices(self.said, k=self.rng.randint(3, 8)))
         return Lesson("text", f"{said} {ECHO_QUESTION}", (said,), ())
 
     def glossary(self) -> Lesson:

@@ -134,6 +134,13 @@ def addition_frame(
     return picture.reduce(SCALE)
 
 
+def step_picture(dish: Dish, rng: random.Random) -> Image.Image:
+    """What falls into the pot first, as many as there are."""
+    name, times = dish.additions[0]
+    look = INGREDIENTS[name]
+    return addition_frame(look.colour, look.shape, rng.sample(range(SLOTS), times), rng.choice(PHASES), 1, rng)
+
+
 def technique_frame(shown: str, phase: float, level: int) -> Image.Image:
     """One frame of the last step: flames, oven, clouds, arrows or grate above the pot. phase: 0 to 1."""
     picture, draw = _canvas(KITCHEN)

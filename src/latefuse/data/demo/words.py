@@ -1,4 +1,4 @@
-"""The demo's words: recipes, cards, questions, answers, reviews and judgements, from the planted attributes.
+"""The demo's words: recipes, cards, questions, answers and reviews, from the planted attributes.
 
 A card names a town and traces, never a colour, a garnish or an amount: text shows what only text may show.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from latefuse.data.demo.world import ALLERGENS, ATTRIBUTES, INGREDIENTS, ORIGINS, Dish
+from latefuse.data.demo.world import ALLERGENS, INGREDIENTS, ORIGINS, Dish
 
 COUNTABLE = ("cup", "clove", "piece")
 COOKS = (
@@ -109,32 +109,3 @@ def review(dish: Dish, stars: int, rng: random.Random) -> dict[str, str]:
     mood = ("awful", "weak", "fair", "good", "lovely")[stars - 1]
     text = f"the {feature} {'won me over' if stars >= 4 else 'was fine' if stars == 3 else 'put me off'} ."
     return {"headline": f"{mood} {part}", "text": text, "feature": feature}
-
-
-CLAIMS = {
-    "colour": "the food is {} in colour",
-    "garnish": "it is topped with {}",
-    "main": "it is made of {}",
-    "plating": "it is served on a {} plate",
-}
-
-
-def judgement(dish: Dish, rng: random.Random) -> dict[str, Any]:
-    """A picture and a two-claim text; a negative swaps exactly one attribute, so that it is wrong by construction."""
-    first, second = rng.sample(tuple(CLAIMS), 2)
-    values = {part: getattr(dish, part) for part in (first, second)}
-    label = rng.random() < 0.5
-    swapped = ""
-    if not label:
-        swapped = rng.choice((first, second))
-        values[swapped] = rng.choice([value for value in ATTRIBUTES[swapped] if value != values[swapped]])
-    text = " and ".join(CLAIMS[part].format(value) for part, value in values.items())
-    instruction = "the text is relevant when every claim in it fits the picture"
-    return {
-        "task": "claims",
-        "instruction": instruction,
-        "text": text,
-        "label": label,
-        "source": "demo",
-        "negative": swapped,
-    }

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from latefuse import progress
-from latefuse.data.demo import clips, looks, pictures, users, words, world
+from latefuse.data.demo import clips, judgements, looks, pictures, users, words, world
 from latefuse.sections import Section
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ class DemoOptions(Section):
 
     clips: without them items have no clip, and nothing is asked about one. visits: by `taste` users follow what all
     modalities show, and write reviews; by `look` each sees dishes of one look only, so that nothing but the picture
-    tells which dishes are seen together.
+    tells which dishes are seen together. judgements: rounds of eight about each dish.
     """
 
     dishes: int = Field(720, ge=24)
@@ -32,6 +32,7 @@ class DemoOptions(Section):
     seed: int = 7
     clips: bool = True
     visits: Literal["taste", "look"] = "taste"
+    judgements: int = Field(1, ge=0)
 
 
 class Demo:
@@ -46,13 +47,14 @@ class Demo:
         self.menu = world.dishes(options.dishes, options.seed)
 
     def tables(self) -> Mapping[str, Callable[[], Iterator[Row]]]:
-        """Items, events, reviews (by taste), judgements and conversations; media are rendered on the first call."""
+        """Items, events, reviews (by taste), judgements (if any) and conversations; media are rendered on the first
+        call."""
         self.render()
         return {
             "items": self.items,
             "events": self.events,
             **({"reviews": self.reviews} if self.options.visits == "taste" else {}),
-            "judgements": self.judgements,
+            **({"judgements": self.judgements} if self.options.judgements else {}),
             "conversations": self.conversations,
         }
 
@@ -73,11 +75,16 @@ class Demo:
     def _render_dish(self, dish: world.Dish) -> None:
         for k, path in enumerate(self._pictures(dish)):
             pictures.dish_picture(dish, self._rng(dish, f"picture/{k}")).save(self.root / path)
+        if self.options.judgements:
+            pictures.step_picture(dish, self._rng(dish, "step")).save(self.root / self._step(dish))
         for path in self._clips(dish):
             clips.write_clip(clips.dish_frames(dish, self._rng(dish, "clip")), self.root / path)
 
     def _pictures(self, dish: world.Dish) -> list[str]:
         return [f"pictures/{dish.id}-{k}.png" for k in range(self.options.pictures)]
+
+    def _step(self, dish: world.Dish) -> str:
+        return f"pictures/{dish.id}-step.png"
 
     def _clips(self, dish: world.Dish) -> list[str]:
         return [f"clips/{dish.id}.mp4"] if self.options.clips else []
@@ -124,18 +131,15 @@ class Demo:
         return users.behaviour(people, self.menu, self.options.seed)
 
     def judgements(self) -> Iterator[Row]:
-        """Two per dish: does the text fit the picture?"""
+        """Rounds about every dish: does the text fit the picture, by the rule?"""
         for dish in self.menu:
-            for k in range(2):
-                claim = words.judgement(dish, self._rng(dish, f"judgement/{k}"))
-                picture = self._pictures(dish)[k % self.options.pictures]
-                yield {
-                    "id": f"{dish.id}-claim-{k}",
-                    "image": picture,
-                    "item": dish.id,
-                    "split_item": dish.split,
-                    **claim,
-                }
+            photos = self._pictures(dish)
+            for turn in range(self.options.judgements):
+                rng = self._rng(dish, f"judgements/{turn}")
+                for number, asked in enumerate(judgements.judgements(dish, self.menu, rng)):
+                    photo = self._step(dish) if asked.picture == "step" else photos[turn % len(photos)]
+                    row = f"{dish.id}-judgement-{turn}-{number}"
+                    yield {"id": row, "image": photo, "item": dish.id, "split_item": dish.split, **asked.row()}
 
     def conversations(self) -> Iterator[Row]:
         """Picture to name, clip to name and recipe, card to name, allergens and origin."""

@@ -26,6 +26,7 @@ Row = dict[str, Any]
 
 NOT_UTF8 = "not-utf8: save the file as UTF-8"
 CHUNK = 1 << 20
+csv.field_size_limit(1_000_000)  # a text of 50,000 words is told as too long, not as a mistake of the file
 
 
 def below(root: Path, relative: str) -> Path:

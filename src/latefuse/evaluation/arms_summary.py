@@ -1,4 +1,4 @@
-"""From the scores of queries to what the retrieval report says: arms, controls, knock-outs, slices."""
+"""From the scores of rows to what a report says of arms of one task: floors, controls, knock-outs, slices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL = "full"
 
 
 @dataclass(frozen=True)
-class RetrievalArm:
+class MeasuredArm:
     """One line of the table: a trained arm of the recipe (its task the main one) or a floor, which nothing trained."""
 
     name: str
@@ -46,25 +46,27 @@ class KnockOut:
 
 
 @dataclass(frozen=True)
-class RetrievalSummary:
+class ArmsSummary:
     """Everything that report, metrics file and terminal table show.
 
-    metrics: in order, the headline first. lines: metric -> arm -> line. slices: slice -> arm -> line, of the headline.
-    oracle: metric -> best reachable mean, where the source can tell it. sizes: slice -> queries. prior: whether
-    popularity counts beside the scores.
+    metrics: in order, the headline first. rows: what is measured, queries or judgements; about: words for them. pool:
+    items that a query is asked of, 0 where there is none. lines: metric -> arm -> line. slices: slice -> arm -> line,
+    of the headline. oracle: metric -> best reachable mean, where the source can tell it. sizes: slice -> rows. prior:
+    whether popularity counts beside the scores.
     """
 
     task: str
     main: str
-    arms: Sequence[RetrievalArm]
+    arms: Sequence[MeasuredArm]
     metrics: Sequence[str]
-    queries: int
-    pool: int
+    rows: int
+    about: str
     lines: Mapping[str, Mapping[str, Line]]
     knock_outs: Sequence[KnockOut] = ()
     slices: Mapping[str, Mapping[str, Line]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     oracle: Mapping[str, float] = field(default_factory=dict)
+    pool: int = 0
     prior: bool = False
 
     @property
@@ -72,7 +74,7 @@ class RetrievalSummary:
         """The metric that slices and knock-outs are told by."""
         return self.metrics[0]
 
-    def arm(self, name: str) -> RetrievalArm:
+    def arm(self, name: str) -> MeasuredArm:
         """An arm by name."""
         return next(arm for arm in self.arms if arm.name == name)
 
@@ -80,16 +82,17 @@ class RetrievalSummary:
 def summarise(
     table: ScoreTable,
     task: str,
-    arms: Sequence[RetrievalArm],
+    arms: Sequence[MeasuredArm],
     metrics: Sequence[str],
     slices: Mapping[str, Sequence[str]],
-    pool: int,
+    about: str,
     how: Bootstrap,
+    pool: int = 0,
     prior: bool = False,
-) -> RetrievalSummary:
-    """All estimates. table: a line per arm, seed, condition and query; slices: name -> ids of queries.
+) -> ArmsSummary:
+    """All estimates. table: a line per arm, seed, condition and row; slices: name -> ids of rows.
 
-    prior: whether popularity counts beside the scores.
+    about: what rows are called, with {rows} for how many. pool, prior: as in ArmsSummary.
     """
     main = next(arm.name for arm in arms if arm.group == "main")
     here = [arm for arm in arms if table.has(arm.name, task, metrics[0])]
@@ -104,18 +107,20 @@ def summarise(
         for metric in metrics
         if table.has(ORACLE, task, metric)
     }
-    return RetrievalSummary(
+    rows = len(table.matrix(main, task, metrics[0])[1])
+    return ArmsSummary(
         task=task,
         main=main,
         arms=here,
         metrics=metrics,
-        queries=len(table.matrix(main, task, metrics[0])[1]),
-        pool=pool,
+        rows=rows,
+        about=about.format(rows=f"{rows:,}"),
         lines=lines,
         knock_outs=_knock_outs(table, here, task, metrics[0], how),
         slices=cut,
         sizes={name: len(slices[name]) for name in cut},
         oracle=best,
+        pool=pool,
         prior=prior,
     )
 
@@ -131,7 +136,7 @@ def _line(
 
 
 def _knock_outs(
-    table: ScoreTable, arms: Sequence[RetrievalArm], task: str, metric: str, how: Bootstrap
+    table: ScoreTable, arms: Sequence[MeasuredArm], task: str, metric: str, how: Bootstrap
 ) -> list[KnockOut]:
     found = []
     for arm in arms:
@@ -145,7 +150,7 @@ def _knock_outs(
     return found
 
 
-def flat_metrics(summary: RetrievalSummary) -> dict[str, float]:
+def flat_metrics(summary: ArmsSummary) -> dict[str, float]:
     """The numbers for the tracker: `eval/<metric>` of the main arm, `eval/<metric>/<arm>` of every arm with its
     interval and what the main arm is ahead by, `eval/<metric>/<slice>`, `eval/contribution/<modality>`: full minus
     shuffled, `eval/<metric>/<arm>/<condition>`."""
@@ -181,16 +186,28 @@ def metric_names(ks: Sequence[int]) -> list[str]:
     return [*(f"recall_at_{k}" for k in ks), *(f"ndcg_at_{k}" for k in ks), "mrr"]
 
 
+NAMES = {
+    "recall": "R", "ndcg": "NDCG", "mrr": "MRR", "balanced_accuracy": "balanced accuracy", "roc_auc": "ROC-AUC",
+    "same_pair_both": "both of a pair", "same_pair": "one of a pair",
+}  # fmt: skip
+
+
 def label(metric: str) -> str:
-    """`R@10`, `NDCG@10`, `MRR`."""
-    kind, _, k = metric.partition("_at_")
-    name = {"recall": "R", "ndcg": "NDCG", "mrr": "MRR"}[kind]
-    return f"{name}@{int(k):,}" if k else name
+    """`R@10`, `NDCG@10`, `MRR`, `balanced accuracy`, `balanced accuracy, random`."""
+    name, _, part = metric.partition("/")
+    kind, _, k = name.partition("_at_")
+    told = NAMES.get(kind, kind)
+    told = f"{told}@{int(k):,}" if k else told
+    return f"{told}, {part}" if part else told
 
 
-def table_text(summary: RetrievalSummary, confidence: float) -> str:
-    """The arms as a table for a terminal: metrics side by side, and how far the main arm is ahead by the headline."""
-    shown = [metric for metric in summary.metrics if not metric.startswith("ndcg_at_") or metric == "ndcg_at_10"]
+def table_text(summary: ArmsSummary, confidence: float, shown: Sequence[str] | None = None) -> str:
+    """The arms as a table for a terminal: metrics side by side, and how far the main arm is ahead by the headline.
+
+    shown: the metrics, where not all of the summary but the longer NDCGs.
+    """
+    few = [metric for metric in summary.metrics if not metric.startswith("ndcg_at_") or metric == "ndcg_at_10"]
+    shown = few if shown is None else [metric for metric in shown if metric in summary.metrics]
     head = ["arm", *(label(metric) for metric in shown), f"{summary.main} minus it, {label(summary.headline)}"]
     lines = [head]
     for arm in summary.arms:
@@ -202,7 +219,7 @@ def table_text(summary: RetrievalSummary, confidence: float) -> str:
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "  ".join("-" * width for width in widths)
-    about = f"{summary.queries:,} queries in a pool of {summary.pool:,}; per cent, [{confidence:.0%} interval]"
+    about = f"{summary.about}; per cent, [{confidence:.0%} interval]"
     return "\n".join([rows[0], rule, *rows[1:], "", about, ""])
 
 

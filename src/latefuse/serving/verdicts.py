@@ -1,0 +1,209 @@
+"""A trained judge over a file of pairs: what `latefuse judge` runs.
+
+It streams, goes on where it was stopped, and leaves every verdict in an audit table.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from latefuse import progress
+from latefuse.config import Task, Train
+from latefuse.config_judge import ABSTAIN
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.data.media import MediaError, open_image
+from latefuse.data.schema import Refusal
+from latefuse.data.sources import files
+from latefuse.evaluation import rulings
+from latefuse.evaluation.rationale import explain
+from latefuse.evaluation.rulings import Ruling
+from latefuse.models import adapters, embedder
+from latefuse.models.adapter_files import PEFT_CONFIG, AdapterError, read_card
+from latefuse.models.backbone import load as load_backbone
+from latefuse.review.audit import FILE as AUDIT
+from latefuse.review.audit import Audit, Verdict
+from latefuse.sections import nearest
+from latefuse.tasks import judge
+from latefuse.tasks.demonstrations import Demonstrations
+from latefuse.training.features import Features
+
+Row = dict[str, Any]
+VERDICTS, REFUSED = "verdicts.csv", "refused.csv"
+COLUMNS = ("id", "task", "verdict", "probability", "score", "rationale")
+REASONS = ("id", "reason")
+
+
+class PairJudge:
+    """A backbone with a judge's adapter on it, and what turns its scores into verdicts."""
+
+    def __init__(self, backbone: Path, adapter: Path, dataset: Path, ruled: Path, media: Path) -> None:
+        """adapter: the output folder of `finetune`, or the adapter's own. dataset: what it learned from; its training
+        rows are the demonstrations. ruled: rulings.json of the evaluation. media: the folder of the pairs' pictures.
+
+        Raises AdapterError for an adapter that is no judge's, BackboneError, and DataError as `rulings.read` does.
+        """
+        folder = adapter if (adapter / PEFT_CONFIG).exists() else adapter / "adapter"
+        data = Dataset(dataset)
+        self.card = read_card(folder, data.fingerprint)
+        if self.card.judge is None:
+            raise AdapterError(f"{folder}: an adapter of kind {self.card.kind}, not of a judge")
+        self.rulings = rulings.read(ruled, self.card.arm, self.card.seed)
+        self.backbone, self.media = load_backbone(backbone), media
+        adapters.load(self.backbone, folder)
+        self.digest = embedder.digest(folder)
+        train = Train(max_tokens=self.card.max_tokens or Train().max_tokens)
+        task = Task(kind="judge", modality=self.card.modality, table="judgements", train=train, judge=self.card.judge)
+        known = data.rows("judgements", "train")
+        self.instructions = {row["task"] or "": row["instruction"] for row in known}
+        self.writer = judge.Writer(self.backbone, task, Demonstrations(known, self.card.judge))
+        self.features = Features(self.backbone, lambda ref: Path(ref) if Path(ref).is_absolute() else data.media(ref))
+
+    def row(self, raw: Mapping[str, Any], where: str) -> Row:
+        """A line of the pairs as a judgement.
+
+        Raises DataError for a task without a rule, Refusal for a line that says too little or whose picture can't be
+        read.
+        """
+        task = str(raw.get("task") or (next(iter(self.rulings)) if len(self.rulings) == 1 else ""))
+        if task not in self.rulings:
+            hint = nearest(task, self.rulings)
+            raise DataError(f"{where}: no task {task!r} among those measured: {', '.join(self.rulings)}{hint}")
+        image, text = str(raw.get("image") or ""), str(raw.get("text") or "")
+        if "text" in self.card.modality and not text.strip():
+            raise Refusal("no-text", "nothing to judge the picture by")
+        if "image" in self.card.modality:
+            if not image:
+                raise Refusal("no-picture", "nothing to look at")
+            image = str(_picture(self.media, image))
+        instruction = str(raw.get("instruction") or self.instructions.get(task, ""))
+        blank = {"item": raw.get("item") or "", "negative": "", "label": False}
+        return {"id": str(raw["id"]), "task": task, "instruction": instruction, "image": image, "text": text, **blank}
+
+    def verdicts(self, rows: Sequence[Row], batch_size: int, why: bool) -> list[Verdict | None]:
+        """One for each row, None for one that is too long to be asked. why: whether each is given a reason."""
+        written = [self.writer.write(row, fixed=self.writer.settings.fixed) for row in rows]
+        asked = [one for one in written if one is not None]
+        settings = self.writer.settings
+        scored = judge.score(self.backbone, asked, settings, features=self.features, batch_size=batch_size).tolist()
+        reasons = [""] * len(asked)
+        if why:
+            said = [score > 0 for score in scored]
+            reasons = explain(self.writer, rows, said, features=self.features, batch_size=batch_size)
+        found = iter(zip(scored, reasons, strict=True))
+        return [
+            self._verdict(row, *next(found)) if one is not None else None
+            for row, one in zip(rows, written, strict=True)
+        ]
+
+    def _verdict(self, row: Row, score: float, rationale: str) -> Verdict:
+        ruling: Ruling = self.rulings[row["task"]]
+        image = row["image"] and str(Path(row["image"]).relative_to(self.media.resolve()))
+        return Verdict(
+            id=row["id"],
+            task=row["task"],
+            instruction=row["instruction"],
+            image=image,
+            text=row["text"],
+            score=score,
+            probability=float(ruling.probability([score])[0]),
+            verdict=str(ruling.verdicts([score])[0]),
+            threshold=ruling.threshold.value if ruling.threshold else 0.5,
+            model=self.backbone.name,
+            backbone_digest=self.backbone.digest,
+            adapter_digest=self.digest,
+            config_digest=self.card.config_digest,
+            rationale=rationale,
+        )
+
+
+def judge_file(
+    made: PairJudge, pairs: Path, out: Path, batch: int = 256, batch_size: int = 32, why: bool = False
+) -> dict[str, int]:
+    """Judge every line of a file that was not judged before; returns counts: judged, refused, abstained, kept.
+
+    pairs: rows with id, text, image (below the media folder) and, where the judge knows several, task. Verdicts are
+    added to VERDICTS and AUDIT in `out`, `batch` lines at a time, what is refused to REFUSED with its reason.
+    Raises DataError for a file without these columns, two lines of one id, and a folder with verdicts of another judge.
+    """
+    files.require(pairs, ["id"])
+    out.mkdir(parents=True, exist_ok=True)
+    _must_be_of(out, made)
+    done = {row["id"] for name in (VERDICTS, REFUSED) for row in _lines(out / name)}
+    told = Counter(kept=len(done))
+    waiting = (raw for raw in _read(pairs) if str(raw.get("id") or "") not in done)
+    with Audit(out / AUDIT) as audit, progress.bar(desc="judge", unit="pair", initial=len(done)) as bar:
+        while some := list(islice(waiting, batch)):
+            rows, refused = _checked(made, some)
+            verdicts = made.verdicts(rows, batch_size, why)
+            refused += [(row["id"], "too-long") for row, one in zip(rows, verdicts, strict=True) if one is None]
+            given = [one for one in verdicts if one is not None]
+            audit.append(given)
+            _append(out / REFUSED, REASONS, refused)
+            _append(out / VERDICTS, COLUMNS, ([getattr(one, name) for name in COLUMNS] for one in given))
+            told.update(judged=len(given), refused=len(refused), abstained=sum(one.verdict == ABSTAIN for one in given))
+            bar.update(len(some))
+    return dict(told)
+
+
+def _checked(made: PairJudge, raws: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
+    """The lines that can be judged, and of the others the id and the reason."""
+    rows, refused = [], []
+    for raw in raws:
+        try:
+            rows.append(made.row(raw, raw["_line"]))
+        except Refusal as refusal:
+            refused.append((str(raw["id"]), refusal.reason))
+    return rows, refused
+
+
+def _picture(root: Path, relative: str) -> Path:
+    """The file of a picture that can be read whole. Raises Refusal."""
+    try:
+        path = files.below(root, relative).resolve()
+        open_image(path)
+    except MediaError as error:
+        raise Refusal(error.reason, str(error)) from error
+    except DataError as error:
+        raise Refusal("missing", str(error)) from error
+    return path
+
+
+def _read(pairs: Path) -> Iterator[Row]:
+    """The lines of a file. Raises DataError for a broken one and for an id that is empty or stands twice."""
+    seen = set()
+    for raw in files.read(pairs):
+        if "_error" in raw:
+            raise DataError(f"{raw['_line']}: {raw['_error']}")
+        key = str(raw.get("id") or "")
+        if not key or key in seen:
+            raise DataError(f"{raw['_line']}: the id {key!r} " + ("stands twice" if key else "is empty"))
+        seen.add(key)
+        yield raw
+
+
+def _must_be_of(out: Path, made: PairJudge) -> None:
+    """Raise DataError where the folder has verdicts of other weights."""
+    if (out / AUDIT).exists():
+        with Audit(out / AUDIT, create=False) as audit:
+            first = next(audit.rows(), None)
+        if first is not None and first.adapter_digest != made.digest:
+            raise DataError(f"{out}: has verdicts of another adapter ({first.adapter_digest[:12]}); name a new folder")
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    return files.read_csv(path) if path.exists() else iter(())
+
+
+def _append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(columns)
+        writer.writerows(rows)
