@@ -132,15 +132,17 @@ def test_a_verdict_is_the_log_odds_of_the_labels_first_tokens(
 def test_what_rows_share_is_encoded_once_and_never_reaches_into_a_picture(judged: Dataset, backbone: Any) -> None:
     rows = judge.examples(judged, task_of(demos=2), "test", backbone)
     groups = list(judge._groups(backbone, rows, share=True))
+    few = list(judge._groups(backbone, rows[: judge.FEWEST - 1], share=True))
+    assert [(sorted(numbers), prefix, media) for numbers, prefix, media in few] == [([0, 1, 2], [], 0)]
     assert sorted(number for numbers, _, _ in groups for number in numbers) == list(range(len(rows)))
     token = backbone.token_id("image")
     for numbers, prefix, media in groups:
-        if len(numbers) > 1:
+        if prefix:
             assert media == 2
             assert prefix.count(token) == 2 * backbone.placeholder_ids("image").count(token)
             assert all(rows[number].prompt_ids[: len(prefix)] == prefix for number in numbers)
             assert len(prefix) > 0.6 * len(rows[numbers[0]].prompt_ids)
-    assert sum(len(numbers) > 1 for numbers, _, _ in groups) == 2
+    assert sum(bool(prefix) for _, prefix, _ in groups) == 2
 
 
 def test_rules_of_one_task_keep_their_own_demonstrations_and_beginnings(

@@ -36,6 +36,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+FEWEST = 4
+"""Rows that begin alike below which sharing that beginning does not pay for a batch of their own."""
+
+
 class JudgeError(UserError, ValueError):
     """A judge that can't tell its labels apart; the message names them and what to do."""
 
@@ -194,17 +198,21 @@ def _groups(backbone: Backbone, rows: Sequence[Judgement], share: bool) -> Itera
     What is asked may begin alike too, but never into a picture: its placeholder says nothing of what it shows.
     """
     groups: dict[Any, list[int]] = defaultdict(list)
+    share = share and backbone.family.goes_on
+    alone: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        together = share and backbone.family.goes_on
-        groups[(row.rule, row.demos, row.shown) if together else row.group].append(number)
+        groups[(row.rule, row.demos, row.shown) if share else number].append(number)
     for numbers in groups.values():
-        some = [rows[number] for number in numbers]
-        if not share or not backbone.family.goes_on or len(some) < 2:
-            yield numbers, [], 0
+        if len(numbers) < FEWEST:
+            for number in numbers:
+                alone[rows[number].group].append(number)
             continue
+        some = [rows[number] for number in numbers]
         media = min(len(some[0].demos), len(some[0].media))
         common = _common([row.prompt_ids[:-1] for row in some])
         yield numbers, common[: _before_picture(backbone, common, some[0].media, media)], media
+    for numbers in alone.values():
+        yield numbers, [], 0
 
 
 def _common(rows: Sequence[list[int]]) -> list[int]:

@@ -248,15 +248,19 @@ class Features:
         return self._stores[modality]
 
     def _features(self, refs: Sequence[MediaRef], modality: str) -> Tensor:
-        store, dtype = self._store(modality), self.backbone.model.dtype
-        found: dict[MediaRef, Tensor] = {}
-        for ref in dict.fromkeys(refs):
-            try:
-                found[ref] = _tensor(np.array(store.get(media_key(ref))), dtype)
-            except KeyError:
-                # Past the byte budget, or evicted since: encoded for this batch only.
-                found[ref] = _tensor(self._encoder(modality)([self._decode(ref)])[0], dtype)
-        return torch.stack([found[ref] for ref in refs])
+        keys = {f"{modality}-{media_key(ref)}": ref for ref in refs}
+        found = self._remembered(
+            keys, lambda wanted: torch.stack([self._feature(keys[key], modality) for key in wanted])
+        )
+        return torch.stack([found[f"{modality}-{media_key(ref)}"] for ref in refs])
+
+    def _feature(self, ref: MediaRef, modality: str) -> Tensor:
+        dtype = self.backbone.model.dtype
+        try:
+            return _tensor(np.array(self._store(modality).get(media_key(ref))), dtype)
+        except KeyError:
+            # Past the byte budget, or evicted since: encoded for this batch only.
+            return _tensor(self._encoder(modality)([self._decode(ref)])[0], dtype)
 
     def _pixels(self, refs: Sequence[MediaRef], modality: str) -> Tensor:
         distinct = {ref: self._decode(ref) for ref in dict.fromkeys(refs)}
