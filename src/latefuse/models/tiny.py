@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from latefuse import progress
-from latefuse.data.demo.lessons import LOOKS, PIXELS, Lesson, Lessons
+from latefuse.data.demo.lessons import LOOKS, PIXELS, Check, Lesson, Lessons
 from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 from latefuse.prompts.splice import Splicer
 from latefuse.prompts.template import template_for
@@ -36,7 +36,11 @@ PATCH = 24
 
 
 class TinyOptions(Section):
-    """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base."""
+    """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base.
+
+    checks: steps in which it also learns to say whether a claim fits a picture, as bases of the size that judges are
+    made of can; checked: drawings of such a step.
+    """
 
     steps: int = 1_000
     seed: int = 0
@@ -49,6 +53,8 @@ class TinyOptions(Section):
     frames: int = 8
     hidden: int = 128
     layers: int = 4
+    checks: int = 0
+    checked: int = 32
 
 
 MIX: Mapping[str, float] = {
@@ -150,18 +156,24 @@ def pretrain(
         on_log,
     )
     seen = features(tower, lessons.drawings)
-    _descend(
-        [
-            *model.model.multi_modal_projector.parameters(),
-            *model.model.language_model.parameters(),
-            model.lm_head.weight,
-        ],
-        lambda step: caption_loss(model, encoder(draw(lessons, step, settings)), seen),
-        settings.steps,
-        settings.lr,
-        "demo base",
-        on_log,
-    )
+    learned = [
+        *model.model.multi_modal_projector.parameters(),
+        *model.model.language_model.parameters(),
+        model.lm_head.weight,
+    ]
+
+    def told(step: int) -> torch.Tensor:
+        return caption_loss(model, encoder(draw(lessons, step, settings)), seen)
+
+    def checked(step: int) -> torch.Tensor:
+        """One step in four says captions again."""
+        if step % 4 == 0:
+            return told(settings.steps + step)
+        return caption_loss(model, encoder.checks([lessons.check() for _ in range(settings.checked)]), seen)
+
+    _descend(learned, told, settings.steps, settings.lr, "demo base", on_log)
+    if settings.checks:
+        _descend(learned, checked, settings.checks, settings.lr, "demo base, checks", on_log)
     model.model.video_tower = copy.deepcopy(tower)
     model.eval()
 
@@ -243,12 +255,33 @@ class Encoder:
     def __call__(self, lessons: Sequence[Lesson]) -> dict[str, torch.Tensor]:
         """Right-padded input_ids, attention_mask, labels (B, L; -100 outside answers), and drawings' numbers (n,)."""
         rows = [(self.question(lesson.modality, lesson.question), self.answer(lesson.answer)) for lesson in lessons]
-        longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+        ids = [prompt + answer for prompt, answer in rows]
+        labels = [[-100] * len(prompt) + answer for prompt, answer in rows]
+        return self._batch(ids, labels, [number for lesson in lessons for number in lesson.shown])
+
+    def checks(self, checks: Sequence[Check]) -> dict[str, torch.Tensor]:
+        """The same of claims: one conversation a drawing, every answer learned."""
+        rows = []
+        for check in checks:
+            (first, answer), *rest = check.asked
+            asked = [(f"{check.before} <image> {first}".strip(), answer), *rest]
+            turns = [
+                {"role": role, "text": text}
+                for pair in asked
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
+            encoded = self.splicer.encode(turns, [{"modality": "image", "path": "lesson"}])
+            assert encoded is not None
+            rows.append(encoded)
+        return self._batch([row.input_ids for row in rows], [row.labels for row in rows], [one.shown for one in checks])
+
+    def _batch(self, ids: list[list[int]], labels: list[list[int]], shown: list[int]) -> dict[str, torch.Tensor]:
+        longest = max(map(len, ids))
         return {
-            "input_ids": self._padded([prompt + answer for prompt, answer in rows], self.pad, longest),
-            "attention_mask": self._padded([[1] * (len(prompt) + len(answer)) for prompt, answer in rows], 0, longest),
-            "labels": self._padded([[-100] * len(prompt) + answer for prompt, answer in rows], -100, longest),
-            "shown": torch.tensor([number for lesson in lessons for number in lesson.shown], dtype=torch.long),
+            "input_ids": self._padded(ids, self.pad, longest),
+            "attention_mask": self._padded([[1] * len(row) for row in ids], 0, longest),
+            "labels": self._padded(labels, -100, longest),
+            "shown": torch.tensor(shown, dtype=torch.long),
         }
 
     def answer(self, parts: Sequence[str]) -> list[int]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from latefuse.data.errors import DataError
+from latefuse.data.negatives import Captioned, Claims, Judged
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, limited, read, require
 from latefuse.data.sources.rows import broken, check_splits, item, question, split_name
@@ -26,7 +27,8 @@ class CaptionsOptions(Section):
     """Where captions and pictures lie.
 
     captions: how many captions of a picture become conversations; all stand in the truth as references.
-    limit: that many pictures (a uniform choice, the same in every run).
+    limit: that many pictures (a uniform choice, the same in every run). judgements: also make judgements of them, each
+    right caption beside a wrong one.
     """
 
     file: str = "captions.csv"
@@ -38,10 +40,11 @@ class CaptionsOptions(Section):
     splits: dict[str, str] = {}
     question: str = "Describe this picture."
     language: str = "en"
+    judgements: Judged | None = None
 
 
 class Captions:
-    """Items (one per picture) and conversations with topic "caption" (one per caption)."""
+    """Items (one per picture), conversations with topic "caption" (one per caption) and, if asked for, judgements."""
 
     name = "captions"
     Options = CaptionsOptions
@@ -56,8 +59,23 @@ class Captions:
             below(root, options.images)
 
     def tables(self) -> Tables:
-        """items and conversations."""
-        return {"items": partial(self._rows, "items"), "conversations": partial(self._rows, "conversations")}
+        """items and conversations, and judgements where the options ask for them."""
+        tables = {"items": partial(self._rows, "items"), "conversations": partial(self._rows, "conversations")}
+        return {**tables, **({"judgements": self._judgements} if self.options.judgements else {})}
+
+    def _judgements(self) -> Iterator[Row]:
+        how, options = self.options.judgements, self.options
+        assert how is not None
+        told = [row for row in limited(self._pictures, "image", options.limit)() if "_error" not in row]
+        claims = Claims([Captioned(row["image"], row["captions"], row["split"]) for row in told], how)
+        splits = {row["image"]: row["split"] for row in told}
+        for number, claim in enumerate(claims):
+            path = f"{options.images}/{claim.key}" if options.images else claim.key
+            yield {
+                "id": f"judgement:{claim.key}#{number}", "task": "caption", "instruction": how.instruction,
+                "image": path, "text": claim.text, "label": not claim.negative, "source": "captions",
+                "negative": claim.negative, "item": claim.key, "split_item": splits[claim.key],
+            }  # fmt: skip
 
     def _rows(self, table: str) -> Iterator[Row]:
         options = self.options
@@ -96,6 +114,8 @@ class Captions:
             captions = [" ".join(str(row.get(columns.caption) or "").split()) for row in rows]
             word = str(rows[0].get(columns.split) or "") if columns.split else ""
             split = split_name(word, self.options.splits) if columns.split else None
+            if self.options.judgements and not columns.split:
+                split = self.options.judgements.split(key)
             if columns.split and split is None:
                 yield broken(line, "unknown-split", f"{word!r}; name it in data.options.splits")
             elif not any(captions):
