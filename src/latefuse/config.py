@@ -11,11 +11,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from latefuse.config_judge import Judge, Verdicts
+from latefuse.config_profile import Profile
 from latefuse.config_vectors import Embed, Mining, Retrieval
 from latefuse.sections import Section, Share, checked, merged
 
 Modality = Literal["image", "video", "text"]
-Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 # The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
 Kind = Literal["instruct", "embed", "judge"]
@@ -27,7 +27,10 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "judge": {"table": "judgements", "judge": {}},
 }
 CONTROLS = ("mixed", "mixed-wide")
-FLOORS = ("popularity", "co-occurrence", "zero-shot words", "zero-shot picture", "sentence encoder")
+FLOORS = (
+    "popularity", "co-occurrence", "zero-shot words", "zero-shot picture", "sentence encoder", "majority", "zero-shot",
+    "linear map", "dual encoder",
+)  # fmt: skip
 
 
 class MediaLimits(Section):
@@ -296,51 +299,6 @@ class Recipe(Section):
         if not seeds or len(set(seeds)) != len(seeds):
             raise ValueError("seeds must be a non-empty list of distinct integers")
         return seeds
-
-
-class Resources(Section):
-    """What one step gets on a cluster; ignored where the pipeline runs on one machine."""
-
-    image: str | None = None
-    cpu: str | None = None
-    memory: str | None = None
-    gpu: int = Field(0, ge=0)
-    gpu_kind: str | None = None
-    retries: int = Field(0, ge=0)
-    timeout_s: int | None = None
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[dict[str, str], ...] = ()
-    shm: str | None = None
-    volumes: dict[str, str] = {}
-    secrets: tuple[str, ...] = ()
-    config_maps: tuple[str, ...] = ()
-    service_account: str | None = None
-    env: dict[str, str] = {}
-
-
-class Profile(Section):
-    """One YAML: where and how big a recipe runs.
-
-    `recipe` overrides keys of any recipe (more seeds), `lengthen` multiplies the steps of every task. `side_by_side`
-    is how many nodes a local run has at work at a time; they share the cores.
-    """
-
-    name: str
-    launcher: Literal["none", "torchrun", "deepspeed"] = "none"
-    processes: int = Field(1, ge=1)
-    threads: int | None = Field(None, ge=1)
-    side_by_side: int = Field(1, ge=1)
-    deepspeed: str | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    default: Resources = Resources()
-    steps: dict[Step, Resources] = {}
-    recipe: dict[str, Any] = {}
-    lengthen: float = Field(1, gt=0)
-
-    def resources(self, step: Step) -> Resources:
-        """What `step` gets: the defaults, and over them what the profile says about that step alone."""
-        own = self.steps.get(step)
-        return self.default.model_copy(update=own.model_dump(exclude_unset=True)) if own else self.default
 
 
 class Job(Section):

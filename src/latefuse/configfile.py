@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from latefuse.config import Config, Profile, Recipe
+from latefuse.config import Config, Recipe
+from latefuse.config_profile import Profile
 from latefuse.sections import ConfigError, checked, merged, nearest
 
 

@@ -8,7 +8,8 @@ from kfp import compiler, dsl
 from kfp.dsl import Input, Model, Output
 
 from latefuse.cluster.graph import check_supported, node, spread
-from latefuse.config import Config, Profile, Recipe
+from latefuse.config import Config, Recipe
+from latefuse.config_profile import Profile
 from latefuse.sections import ConfigError
 from pipelines.compile import compile_pipeline
 

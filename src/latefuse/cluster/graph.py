@@ -15,7 +15,8 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from latefuse.config import Config, Profile, Resources, Step
+from latefuse.config import Config
+from latefuse.config_profile import Profile, Resources, Step
 from latefuse.sections import ConfigError
 
 BASE_IMAGE = "python:3.11-slim"
