@@ -125,7 +125,7 @@ def test_claims_are_yes_or_no_as_the_drawing_shows() -> None:
 
 
 def test_every_answer_of_a_check_is_learned() -> None:
-    lessons, tokenizer = Lessons(seed=1, frames=8, scenes=4), kitchen_tokenizer()
+    lessons, tokenizer = Lessons(seed=1, frames=8, scenes=4), kitchen_tokenizer((YES, NO))
     encoder = tiny.Encoder(tokenizer, 8)
     checks = [lessons.check() for _ in range(3)]
     batch = encoder.checks(checks)
@@ -138,3 +138,6 @@ def test_every_answer_of_a_check_is_learned() -> None:
 def test_a_base_with_checks_is_another_base(base: Path, tmp_path: Path) -> None:
     tiny.build({**QUICK, "checks": 5, "checked": 2}, tmp_path)
     assert folder.digest(tmp_path) != folder.digest(base)
+    plain, judging = (AutoTokenizer.from_pretrained(path) for path in (base, tmp_path))
+    assert judging.tokenize("Relevant") == ["ĠRelevant"] != plain.tokenize("Relevant")
+    assert judging.tokenize("Not Relevant")[0] == "ĠNot"

@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from latefuse import progress
-from latefuse.data.demo.lessons import LOOKS, PIXELS, Check, Lesson, Lessons
+from latefuse.data.demo import judgements
+from latefuse.data.demo.lessons import LOOKS, NO, PIXELS, YES, Check, Lesson, Lessons
 from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 from latefuse.prompts.splice import Splicer
 from latefuse.prompts.template import template_for
@@ -39,7 +40,7 @@ class TinyOptions(Section):
     """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base.
 
     checks: steps in which it also learns to say whether a claim fits a picture, as bases of the size that judges are
-    made of can; checked: drawings of such a step.
+    made of can, and knows the words of rules; checked: drawings of such a step.
     """
 
     steps: int = 1_000
@@ -55,6 +56,11 @@ class TinyOptions(Section):
     layers: int = 4
     checks: int = 0
     checked: int = 32
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """The words that it knows beside those of the kitchen."""
+        return (*judgements.WORDS, YES, NO) if self.checks else ()
 
 
 MIX: Mapping[str, float] = {
@@ -75,7 +81,7 @@ def build(options: Mapping[str, Any], out: Path, on_log: Callable[[dict[str, flo
     """
     settings = TinyOptions.model_validate(dict(options))
     torch.manual_seed(settings.seed)
-    tokenizer = kitchen_tokenizer()
+    tokenizer = kitchen_tokenizer(settings.more)
     model = VideoLlavaForConditionalGeneration(architecture(tokenizer, settings))
     pretrain(model, tokenizer, settings, on_log or (lambda values, step: None))
     with progress.no_library_bars():
@@ -140,7 +146,7 @@ def pretrain(
     on_log: Callable[[dict[str, float], int], None],
 ) -> None:
     """Teach the tower to see, then bridge and language model to caption what the tower, frozen now, makes of it."""
-    lessons = Lessons(settings.seed, settings.frames)
+    lessons = Lessons(settings.seed, settings.frames, more=settings.more)
     encoder = Encoder(tokenizer, settings.frames)
     model.train()
     tower = model.model.image_tower

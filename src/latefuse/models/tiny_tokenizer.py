@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from latefuse.data.demo import judgements, lessons, pictures, words, world
+from latefuse.data.demo import lessons, pictures, words, world
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>")
 FRAME_TOKENS = tuple(f"<frame_{k}>" for k in range(1, 17))
 SPACE = "Ġ"  # how byte-level text writes a leading space
 
 
-def vocabulary() -> list[str]:
-    """Every word that the demo writes, sorted, without duplicates."""
-    texts = [*words.QUESTIONS.values(), *words.COOKS, *lessons.QUESTIONS, *judgements.WORDS]
+def vocabulary(more: Sequence[str] = ()) -> list[str]:
+    """Every word that the demo's recipes, cards and questions write, and `more`, sorted, without duplicates."""
+    texts = [*words.QUESTIONS.values(), *words.COOKS, *lessons.QUESTIONS, *more]
     texts += [value for values in world.ATTRIBUTES.values() for value in values]
     texts += [
         word for table in (world.ALLERGENS, world.ORIGINS) for key, values in table.items() for word in (key, *values)
@@ -27,14 +29,14 @@ def vocabulary() -> list[str]:
     return sorted({word for text in texts for word in text.replace("{}", " ").split()})
 
 
-def kitchen_tokenizer() -> PreTrainedTokenizerFast:
-    """A WordPiece over byte-level words: kitchen words are one token, any other text falls to byte pieces.
+def kitchen_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A WordPiece over byte-level words: kitchen words and `more` are one token, any other text falls to byte pieces.
 
     Nothing is ever unknown: the 256 bytes are pieces both at the start of a word and inside it.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*SPECIAL, *FRAME_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
-    pieces += [SPACE + word for word in vocabulary()]
+    pieces += [SPACE + word for word in vocabulary(more)]
     ids = {piece: k for k, piece in enumerate(dict.fromkeys(pieces))}
     core = Tokenizer(models.WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=100_000))
     core.normalizer = normalizers.Prepend(" ")

@@ -7,7 +7,7 @@ words are lists and a glossary that says one plain phrase after the other in kit
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, product
@@ -31,8 +31,6 @@ ECHO_QUESTION = ", say it again ."
 GLOSSARY_QUESTION = ", in kitchen words ."
 YES, NO = "yes", "no"
 QUESTIONS = (
-    YES,
-    NO,
     FRAME_QUESTION,
     PICTURE_QUESTION,
     DROPS_QUESTION,
@@ -108,14 +106,15 @@ def _pots() -> list[np.ndarray]:
 
 
 class Lessons:
-    """An endless supply of lessons from one seed; frames are drawn once and reused in many clips."""
+    """An endless supply of lessons from one seed; frames are drawn once and reused in many clips. more: words to say
+    again, beside those of the kitchen."""
 
-    def __init__(self, seed: int, frames: int, scenes: int = 2_400) -> None:
+    def __init__(self, seed: int, frames: int, scenes: int = 2_400, more: Sequence[str] = ()) -> None:
         self.rng = random.Random(seed)
         self.frames = frames
         self.pool = [value for values in world.ATTRIBUTES.values() for value in values]
         self.pool += [word for table in (world.ALLERGENS, world.ORIGINS) for word in (*table, *chain(*table.values()))]
-        self.said = [*self.pool, *judgements.WORDS]
+        self.said = [*self.pool, *more]
         drawn: list[np.ndarray] = []
         self.steps = [self._drawn_step(caption, tops, drawn) for caption, tops in self._tops()]
         self.scenes = [self._drawn_scene(drawn) for _ in range(scenes)]
