@@ -23,6 +23,7 @@ Row = dict[str, Any]
 Ask = Callable[[Sequence[Row]], NDArray[np.float64]]
 """What gives scores (n,) of judgements, in any unit; higher is likelier relevant."""
 MAJORITY, ZERO_SHOT, MAP, DUAL = "majority", "zero-shot", "linear map", "dual encoder"
+SIMILARITY = (MAP, DUAL)
 MEANINGS = {
     MAJORITY: "the commoner label of each task's validation rows; nothing is read",
     ZERO_SHOT: "the backbone as it is, with the main arm's prompt",

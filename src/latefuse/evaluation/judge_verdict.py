@@ -8,7 +8,7 @@ from math import isnan
 
 from latefuse.evaluation.arms_summary import ArmsSummary, label
 from latefuse.evaluation.intervals import Estimate
-from latefuse.evaluation.judge_floors import DUAL, MAP
+from latefuse.evaluation.judge_floors import SIMILARITY
 from latefuse.evaluation.retrieval_verdict import percent, points
 from latefuse.evaluation.stress import Freely, Stressed
 from latefuse.evaluation.verdict import Sentence, Tone
@@ -84,9 +84,9 @@ def _follows_the_rule(summary: ArmsSummary) -> list[Sentence]:
     if lines is None:
         return []
     both, one = lines[summary.main].mean, summary.lines["same_pair"][summary.main].mean
-    similar = [f"{name} {percent(lines[name].mean.value)}" for name in (MAP, DUAL) if name in lines]
+    similar = [f"{name} {percent(lines[name].mean.value)}" for name in SIMILARITY if name in lines]
     told = f"Asked about one picture and one text by rules that differ, it is right by both in {_with_interval(both)}"
-    told += f" of pairs and in {percent(one.value)} of single verdicts; similarity can't be right by both"
+    told += f" of pairs and in {percent(one.value)} of single verdicts; similarity, into which no rule goes, can't be"
     told += f" ({', '.join(similar)})." if similar else "."
     tone: Tone = "good" if both.has_interval and both.low > CHANCE else "open"
     return [Sentence(told, tone, True)]

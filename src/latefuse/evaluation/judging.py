@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,11 +109,7 @@ class Sources(ArmSources):
         answered = ask(test)
         found.speed = len(test) / (time.perf_counter() - began) if isinstance(ask, Asker) else 0.0
         found.left_out = {"valid": int(np.isnan(known).sum()), "test": int(np.isnan(answered).sum())}
-        for task in dict.fromkeys(row["task"] or "" for row in [*valid, *test]):
-            numbers = [n for n, row in enumerate(valid) if (row["task"] or "") == task and not np.isnan(known[n])]
-            labels = [valid[number]["label"] for number in numbers]
-            name = f"{unit}, task {task!r}, validation"
-            found.rulings[task] = rule(known[numbers], labels, self.evaluation.verdicts, name)
+        found.rulings = self._rulings(unit, valid, known, dict.fromkeys(row["task"] or "" for row in [*valid, *test]))
         there = np.flatnonzero(~np.isnan(answered)).tolist()
         rows = [test[number] for number in there]
         self._record(found, unit, FULL, rows, answered[there])
@@ -134,6 +130,19 @@ class Sources(ArmSources):
         said = {one["id"]: one["verdict"] == RELEVANT for one in found.predictions}
         told = explain(writer, some, [said[row["id"]] for row in some], features=self.features)
         return {row["id"]: text for row, text in zip(some, told, strict=True)}
+
+    def _rulings(self, unit: Unit, valid: Sequence[Row], known: Floats, tasks: Iterable[str]) -> dict[str, Ruling]:
+        """Of each task what its validation rows allow; of similarity, into which no rule goes, one for all tasks."""
+        how, asked = self.evaluation.verdicts, [number for number in range(len(valid)) if not np.isnan(known[number])]
+        if unit.source in judge_floors.SIMILARITY:
+            labels = [valid[number]["label"] for number in asked]
+            return dict.fromkeys(tasks, rule(known[asked], labels, how, f"{unit}, validation"))
+        found = {}
+        for task in tasks:
+            numbers = [number for number in asked if (valid[number]["task"] or "") == task]
+            labels = [valid[number]["label"] for number in numbers]
+            found[task] = rule(known[numbers], labels, how, f"{unit}, task {task!r}, validation")
+        return found
 
     def _asker(self, unit: Unit) -> judge_floors.Ask:
         """What gives log-odds (n,) of rows; a row that can't be written gives nan."""
