@@ -73,6 +73,38 @@ def shop(folder: Path) -> None:
     skus = [f"sku{rng.randrange(len(things)):03d}" for _ in customers]
     when = pa.array([1000 * (1_700_000_000 + 600 * k) for k in range(len(customers))], pa.timestamp("ms"))
     pq.write_table(pa.table({"customer": customers, "sku": skus, "when": when}), folder / "orders.parquet")
+    checks(folder, things)
+
+
+def checks(folder: Path, things: list[tuple[str, str, str]]) -> None:
+    """checks.csv: listings that somebody held against the photo by one of two rules."""
+    rng = random.Random(3)
+    rules = {
+        "listing": "the text is a listing . it is relevant when colour and kind fit the picture",
+        "colour": "the text is a listing . it is relevant when the colour fits , nothing else counts",
+    }
+    with (folder / "checks.csv").open("w", encoding="utf-8", newline="") as handle:
+        table = csv.writer(handle, lineterminator="\n")
+        table.writerow(["sku", "photo", "rule", "rule_text", "listing", "fits", "why_not"])
+        for number, (colour, shape, _) in enumerate(things):
+            for rule, words in rules.items():
+                for _ in range(4):
+                    fits, wrong = rng.random() < 0.5, "" if rule == "listing" and rng.random() < 0.5 else "colour"
+                    said = {"colour": colour, "kind": KINDS[shape]}
+                    if not fits:
+                        wrong = wrong or "kind"
+                        options = COLOURS if wrong == "colour" else KINDS.values()
+                        said[wrong] = rng.choice([one for one in options if one != said[wrong]])
+                    text = f"a {said['colour']} {said['kind']}"
+                    row = [
+                        f"sku{number:03d}",
+                        f"photos/sku{number:03d}.png",
+                        rule,
+                        words,
+                        text,
+                        "yes" if fits else "no",
+                    ]
+                    table.writerow([*row, "" if fits else wrong])
 
 
 def chats(folder: Path) -> None:
