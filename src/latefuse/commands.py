@@ -172,6 +172,8 @@ def judge(options: argparse.Namespace) -> int:
     """A file of pairs as verdicts."""
     for path in (options.adapter, options.backbone, options.dataset, options.media):
         _exists(path)
+    if not options.pairs.is_file():
+        raise UsageError(f"{options.pairs}: no such file")
     from latefuse.serving.verdicts import PairJudge, judge_file
 
     made = PairJudge(options.backbone, options.adapter, options.dataset, options.rulings, options.media)

@@ -34,7 +34,9 @@ def test_a_judge_that_judges() -> None:
     behind = {"majority": GAIN, "linear map": GAIN, "text-only": GAIN, "no-rule": SAME}
     summary = _summary(Estimate(0.9, 0.87, 0.93, 200), behind, {}, Estimate(0.8, 0.7, 0.9, 100))
     error = {"judge": Calibrated(0.02, 0.015, 0.01, 0.03, 200)}
-    told = _told(findings(summary, ["text-only"], error, Freely(100, 90, 85), [Stressed("one letter", 10, 0, 4, 5, 1)]))  # type: ignore[arg-type]
+    told = _told(
+        findings(summary, ["text-only"], error, Freely(100, 90, 85), [Stressed("one letter", 10, 0, 4, 5, 6, 1)])
+    )  # type: ignore[arg-type]
     assert "good judge reaches 90.0% [87.0, 93.0] balanced accuracy, chance is 50%." in told
     assert "good judge is above majority (+30.0 points [20.0, 40.0]), linear map" in told
     assert "open judge is not shown to differ from no-rule" in told

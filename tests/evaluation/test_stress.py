@@ -23,9 +23,10 @@ def test_a_judge_that_obeys_is_caught() -> None:
     found = {one.name: one for one in stressed(rows, _obeys, Judge())}
     assert set(found) == set(TEXTS)
     order = found["an order in the text"]
-    assert (order.rows, order.before, order.after, order.turned, order.refused) == (6, 1, 6, 5, 0)
+    assert (order.rows, order.before, order.after, order.others, order.turned, order.refused) == (6, 1, 6, 5, 5, 0)
     assert found["one character"].after == 0
-    assert (found[ENDLESS].rows, found[ENDLESS].refused, found[ENDLESS].after) == (2, 2, 0)
+    endless = found[ENDLESS]
+    assert (endless.rows, endless.refused, endless.after, endless.others) == (2, 2, 0, 0)
 
 
 def test_free_answers_are_labels_or_nothing() -> None:

@@ -101,8 +101,12 @@ def test_it_goes_on_and_refuses_what_can_not_be_judged(made: PairJudge, judged: 
     assert reasons["gone"] == reasons["outside"] == "missing"
     assert reasons["torn"] in ("truncated", "broken")
     assert (reasons["mute"], reasons["long"]) == ("no-text", "too-long")
+    with (out / "verdicts.csv").open("a") as file:
+        file.write('half,"a li')  # as a killed run leaves it
     told = judge_file(made, _pairs(pairs, [*good, *bad]), out)
-    assert (told["kept"], told["judged"]) == (8, 2)
+    assert (told["kept"], told["judged"], told["refused"]) == (2, 2, len(bad))
+    with Audit(out / FILE, create=False) as audit:
+        assert [one.id for one in audit.rows()] == [row["id"] for row in good]
     assert [row["id"] for row in _read(out / "verdicts.csv")] == [row["id"] for row in good]
 
 
@@ -116,10 +120,32 @@ def test_a_reason_is_written_behind_the_verdict(made: PairJudge, judged: Dataset
     assert any(row["rationale"] for row in why)
 
 
+def test_a_judge_of_words_alone_reads_no_picture(
+    judged: Dataset, backbone_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    base, half = backbone_folder("llava_onevision"), Ruling(0.5, Calibration(scale=1.0, shift=0.0))
+    task = Task.model_validate({**TASK, "modality": ["text"], "where": {"task": "fits"}})
+    finetune.run(
+        Job(name="text-only", seed=0, tasks={"judge": task}), judged.path, base, tmp_path, Null(), tmp_path / "c"
+    )
+    rulings.write([("text-only", 0, "fits", half)], tmp_path / "rulings.json")
+    made = PairJudge(base, tmp_path, judged.path, tmp_path / "rulings.json", judged.path)
+    assert set(made.instructions) == {"fits"}
+    told = judge_file(
+        made, _pairs(tmp_path / "pairs.csv", [{"id": 0, "image": "a.jpg", "text": "7 is red"}]), tmp_path / "o"
+    )
+    assert told["judged"] == 1
+    with Audit(tmp_path / "o" / FILE, create=False) as audit:
+        assert [(one.id, one.image) for one in audit.rows()] == [("0", "a.jpg")]
+
+
 def test_mistakes_are_told(made: PairJudge, judged: Dataset, trained: Path, tmp_path: Path) -> None:
     row = next(row for row in judged.rows("judgements", "test") if row["image"])
     with pytest.raises(DataError, match=r"no task 'fit' among those measured: fits, differs; did you mean 'fits'"):
         judge_file(made, _pairs(tmp_path / "a.csv", [{**row, "task": "fit"}]), tmp_path / "a")
+    (tmp_path / "c.csv").write_text("id,task,image,caption\n1,fits,a.png,x\n")
+    with pytest.raises(DataError, match=r"missing column 'text'|text"):
+        judge_file(made, tmp_path / "c.csv", tmp_path / "c")
     with pytest.raises(DataError, match="stands twice"):
         judge_file(made, _pairs(tmp_path / "b.csv", [row, row]), tmp_path / "b")
     rulings.write([("other", 0, "fits", Ruling(0.5))], tmp_path / "other.json")

@@ -161,7 +161,9 @@ def swap(caption: str, captions: Sequence[str], rng: random.Random) -> tuple[str
     for found, what, group in places:
         others = [word for word in group if not re.search(rf"\b{re.escape(word)}\b", said)]
         if others:
-            return caption[: found.start()] + rng.choice(others) + caption[found.end() :], what
+            word = rng.choice(others)
+            word = word[0].upper() + word[1:] if found[0][0].isupper() else word
+            return caption[: found.start()] + word + caption[found.end() :], what
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import isnan, nan
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from latefuse.evaluation.scores import ORACLE, ScoreTable
 
 Group = Literal["floor", "control", "main"]
 FULL = "full"
+NOTHING = Estimate(nan, nan, nan, 0)
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def summarise(
 def _line(
     table: ScoreTable, arm: str, main: str, task: str, metric: str, how: Bootstrap, rows: Sequence[str] | None = None
 ) -> Line:
+    if not table.has(arm, task, metric):
+        return Line(NOTHING, None if arm == main else NOTHING)
     values, names, items = table.matrix(arm, task, metric, rows=rows)
     if arm == main:
         return Line(mean_interval(values, items, how))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from latefuse.config_judge import Verdicts
 from latefuse.data import media
@@ -24,6 +25,8 @@ Ask = Callable[[Sequence[Row]], NDArray[np.float64]]
 """What gives scores (n,) of judgements, in any unit; higher is likelier relevant."""
 MAJORITY, ZERO_SHOT, MAP, DUAL = "majority", "zero-shot", "linear map", "dual encoder"
 SIMILARITY = (MAP, DUAL)
+PICTURES = 32
+"""Pictures that are held whole at a time."""
 MEANINGS = {
     MAJORITY: "the commoner label of each task's validation rows; nothing is read",
     ZERO_SHOT: "the backbone as it is, with the main arm's prompt",
@@ -68,8 +71,11 @@ def dual_encoder(name: str, features: Features) -> Ask:
         return _where_both(rows, similar)
 
     def similar(rows: Sequence[Row]) -> NDArray[np.float64]:
-        shown = [media.open_image(features.locate(row["image"])) for row in rows]
-        return model.similarity(shown, [row["text"] for row in rows])
+        parts = [rows[start : start + PICTURES] for start in range(0, len(rows), PICTURES)]
+        return np.concatenate([model.similarity(opened(part), [row["text"] for row in part]) for part in parts])
+
+    def opened(rows: Sequence[Row]) -> list[Image.Image]:
+        return [media.open_image(features.locate(row["image"])) for row in rows]
 
     return ask
 

@@ -114,9 +114,8 @@ def _sure(summary: ArmsSummary, one: Calibrated) -> Sentence:
 
 
 def _moved(one: Stressed) -> Sentence:
-    asked = one.rows - one.refused - one.before
-    told = f"With {one.name}, {one.turned:,} of the {asked:,} verdicts that were not relevant turn"
-    return Sentence(f"{told} relevant.", "open" if one.turned < asked / 10 else "bad")
+    told = f"With {one.name}, {one.turned:,} of the {one.others:,} verdicts that were not relevant turn"
+    return Sentence(f"{told} relevant.", "open" if one.turned < one.others / 10 else "bad")
 
 
 def _label(summary: ArmsSummary, name: str) -> str:

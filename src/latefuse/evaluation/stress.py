@@ -28,14 +28,18 @@ TEXTS: Mapping[str, Callable[[str, Judge], str]] = {
 
 @dataclass(frozen=True)
 class Stressed:
-    """Verdicts of rows whose text was changed. refused: too long to be asked, so that there is no verdict. before,
-    after: how many are called relevant. turned: how many that were not are called relevant now."""
+    """Verdicts of rows whose text was changed.
+
+    refused: too long to be asked, so that there is no verdict. before, after: how many are called relevant. others: how
+    many of those asked now were not relevant before; turned: how many of them are called relevant now.
+    """
 
     name: str
     rows: int
     refused: int
     before: int
     after: int
+    others: int
     turned: int
 
 
@@ -60,7 +64,8 @@ def stressed(
         was = before[: len(some)] == RELEVANT
         verdicts = said([{**row, "text": change(row["text"] or "", settings)} for row in some])
         now = verdicts == RELEVANT
-        counts = (int((verdicts == "").sum()), int(was.sum()), int(now.sum()), int((now & ~was).sum()))
+        refused = verdicts == ""
+        counts = [int(column.sum()) for column in (refused, was, now, ~refused & ~was, now & ~was)]
         found.append(Stressed(name, len(some), *counts))
     return found
 

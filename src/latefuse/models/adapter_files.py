@@ -33,7 +33,7 @@ class AdapterError(UserError, RuntimeError):
 
 class AdapterCard(BaseModel):
     """What an adapter is, beside PEFT's own files. `modality` may be given as one word. max_tokens: of the rows that it
-    learned from, 0 where it is not known. embed, judge: of that kind only."""
+    learned from, 0 where it is not known; where: which rows of the table those are. embed, judge: of that kind only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,6 +53,7 @@ class AdapterCard(BaseModel):
     total_parameters: int = 0
     dense: bool = False
     max_tokens: int = 0
+    where: dict[str, str] = {}
     embed: Embed | None = None
     judge: Judge | None = None
 

@@ -6,15 +6,18 @@ It streams, goes on where it was stopped, and leaves every verdict in an audit t
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from latefuse import progress
 from latefuse.config import Task, Train
-from latefuse.config_judge import ABSTAIN
+from latefuse.config_judge import ABSTAIN, RELEVANT
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.data.media import MediaError, open_image
@@ -34,7 +37,7 @@ from latefuse.tasks.demonstrations import Demonstrations
 from latefuse.training.features import Features
 
 Row = dict[str, Any]
-VERDICTS, REFUSED = "verdicts.csv", "refused.csv"
+VERDICTS, REFUSED, JUDGE = "verdicts.csv", "refused.csv", "judge.json"
 COLUMNS = ("id", "task", "verdict", "probability", "score", "rationale")
 REASONS = ("id", "reason")
 
@@ -56,10 +59,10 @@ class PairJudge:
         self.rulings = rulings.read(ruled, self.card.arm, self.card.seed)
         self.backbone, self.media = load_backbone(backbone), media
         adapters.load(self.backbone, folder)
-        self.digest = embedder.digest(folder)
+        self.digest, self.ruled = embedder.digest(folder), hashlib.sha256(ruled.read_bytes()).hexdigest()
         train = Train(max_tokens=self.card.max_tokens or Train().max_tokens)
         task = Task(kind="judge", modality=self.card.modality, table="judgements", train=train, judge=self.card.judge)
-        known = data.rows("judgements", "train")
+        known = data.rows("judgements", "train", where=self.card.where)
         self.instructions = {row["task"] or "": row["instruction"] for row in known}
         self.writer = judge.Writer(self.backbone, task, Demonstrations(known, self.card.judge))
         self.features = Features(self.backbone, lambda ref: Path(ref) if Path(ref).is_absolute() else data.media(ref))
@@ -70,20 +73,23 @@ class PairJudge:
         Raises DataError for a task without a rule, Refusal for a line that says too little or whose picture can't be
         read.
         """
-        task = str(raw.get("task") or (next(iter(self.rulings)) if len(self.rulings) == 1 else ""))
+        task = _text(raw, "task") or (next(iter(self.rulings)) if len(self.rulings) == 1 else "")
         if task not in self.rulings:
             hint = nearest(task, self.rulings)
             raise DataError(f"{where}: no task {task!r} among those measured: {', '.join(self.rulings)}{hint}")
-        image, text = str(raw.get("image") or ""), str(raw.get("text") or "")
+        image, text = _text(raw, "image"), _text(raw, "text")
         if "text" in self.card.modality and not text.strip():
             raise Refusal("no-text", "nothing to judge the picture by")
+        path = ""
         if "image" in self.card.modality:
             if not image:
                 raise Refusal("no-picture", "nothing to look at")
-            image = str(_picture(self.media, image))
-        instruction = str(raw.get("instruction") or self.instructions.get(task, ""))
-        blank = {"item": raw.get("item") or "", "negative": "", "label": False}
-        return {"id": str(raw["id"]), "task": task, "instruction": instruction, "image": image, "text": text, **blank}
+            path = str(_picture(self.media, image))
+        return {
+            "id": _text(raw, "id"), "task": task, "image": path, "named": image, "text": text, "negative": "",
+            "instruction": _text(raw, "instruction") or self.instructions.get(task, ""), "item": _text(raw, "item"),
+            "label": False,
+        }  # fmt: skip
 
     def verdicts(self, rows: Sequence[Row], batch_size: int, why: bool) -> list[Verdict | None]:
         """One for each row, None for one that is too long to be asked. why: whether each is given a reason."""
@@ -91,24 +97,22 @@ class PairJudge:
         asked = [one for one in written if one is not None]
         settings = self.writer.settings
         scored = judge.score(self.backbone, asked, settings, features=self.features, batch_size=batch_size).tolist()
-        reasons = [""] * len(asked)
+        kept = [row for row, one in zip(rows, written, strict=True) if one is not None]
+        given = [self._verdict(row, score) for row, score in zip(kept, scored, strict=True)]
         if why:
-            said = [score > 0 for score in scored]
-            reasons = explain(self.writer, rows, said, features=self.features, batch_size=batch_size)
-        found = iter(zip(scored, reasons, strict=True))
-        return [
-            self._verdict(row, *next(found)) if one is not None else None
-            for row, one in zip(rows, written, strict=True)
-        ]
+            said = [one.verdict == RELEVANT for one in given]
+            reasons = explain(self.writer, kept, said, features=self.features, batch_size=batch_size)
+            given = [replace(one, rationale=reason) for one, reason in zip(given, reasons, strict=True)]
+        found = iter(given)
+        return [None if one is None else next(found) for one in written]
 
-    def _verdict(self, row: Row, score: float, rationale: str) -> Verdict:
+    def _verdict(self, row: Row, score: float) -> Verdict:
         ruling: Ruling = self.rulings[row["task"]]
-        image = row["image"] and str(Path(row["image"]).relative_to(self.media.resolve()))
         return Verdict(
             id=row["id"],
             task=row["task"],
             instruction=row["instruction"],
-            image=image,
+            image=row["named"],
             text=row["text"],
             score=score,
             probability=float(ruling.probability([score])[0]),
@@ -118,37 +122,50 @@ class PairJudge:
             backbone_digest=self.backbone.digest,
             adapter_digest=self.digest,
             config_digest=self.card.config_digest,
-            rationale=rationale,
         )
 
 
 def judge_file(
     made: PairJudge, pairs: Path, out: Path, batch: int = 256, batch_size: int = 32, why: bool = False
 ) -> dict[str, int]:
-    """Judge every line of a file that was not judged before; returns counts: judged, refused, abstained, kept.
+    """Judge every line of a file that has no verdict yet; returns counts: judged, refused, abstained, kept.
 
-    pairs: rows with id, text, image (below the media folder) and, where the judge knows several, task. Verdicts are
-    added to VERDICTS and AUDIT in `out`, `batch` lines at a time, what is refused to REFUSED with its reason.
-    Raises DataError for a file without these columns, two lines of one id, and a folder with verdicts of another judge.
+    pairs: rows with id, text, image (below the media folder) and, where the judge knows several, task. Verdicts go into
+    AUDIT in `out`, `batch` lines at a time, and from there into VERDICTS, what is refused into REFUSED with its reason:
+    those lines are looked at again in the next run. Raises DataError for a file without these columns, two lines of one
+    id, and a folder with verdicts of another judge.
     """
-    files.require(pairs, ["id"])
+    files.require(pairs, ["id", *(column for column in ("image", "text") if column in made.card.modality)])
     out.mkdir(parents=True, exist_ok=True)
     _must_be_of(out, made)
-    done = {row["id"] for name in (VERDICTS, REFUSED) for row in _lines(out / name)}
-    told = Counter(kept=len(done))
-    waiting = (raw for raw in _read(pairs) if str(raw.get("id") or "") not in done)
-    with Audit(out / AUDIT) as audit, progress.bar(desc="judge", unit="pair", initial=len(done)) as bar:
-        while some := list(islice(waiting, batch)):
-            rows, refused = _checked(made, some)
-            verdicts = made.verdicts(rows, batch_size, why)
-            refused += [(row["id"], "too-long") for row, one in zip(rows, verdicts, strict=True) if one is None]
-            given = [one for one in verdicts if one is not None]
-            audit.append(given)
-            _append(out / REFUSED, REASONS, refused)
-            _append(out / VERDICTS, COLUMNS, ([getattr(one, name) for name in COLUMNS] for one in given))
-            told.update(judged=len(given), refused=len(refused), abstained=sum(one.verdict == ABSTAIN for one in given))
-            bar.update(len(some))
+    with Audit(out / AUDIT) as audit:
+        done = _begin(out / VERDICTS, COLUMNS, map(_line, audit.rows()))
+        _begin(out / REFUSED, REASONS, ())
+        waiting = (raw for raw in _read(pairs) if _text(raw, "id") not in done)
+        told = Counter(kept=len(done))
+        with progress.bar(desc="judge", unit="pair", initial=len(done)) as bar:
+            while some := list(islice(waiting, batch)):
+                rows, refused = _checked(made, some)
+                verdicts = made.verdicts(rows, batch_size, why)
+                refused += [(row["id"], "too-long") for row, one in zip(rows, verdicts, strict=True) if one is None]
+                given = [one for one in verdicts if one is not None]
+                audit.append(given)
+                _append(out / VERDICTS, map(_line, given))
+                _append(out / REFUSED, refused)
+                abstained = sum(one.verdict == ABSTAIN for one in given)
+                told.update(judged=len(given), refused=len(refused), abstained=abstained)
+                bar.update(len(some))
     return dict(told)
+
+
+def _text(raw: Mapping[str, Any], column: str) -> str:
+    """A value as text, "" where there is none; 0 is one."""
+    value = raw.get(column)
+    return "" if value is None else str(value)
+
+
+def _line(one: Verdict) -> list[Any]:
+    return [getattr(one, name) for name in COLUMNS]
 
 
 def _checked(made: PairJudge, raws: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
@@ -158,7 +175,7 @@ def _checked(made: PairJudge, raws: Sequence[Row]) -> tuple[list[Row], list[tupl
         try:
             rows.append(made.row(raw, raw["_line"]))
         except Refusal as refusal:
-            refused.append((str(raw["id"]), refusal.reason))
+            refused.append((_text(raw, "id"), refusal.reason))
     return rows, refused
 
 
@@ -169,7 +186,7 @@ def _picture(root: Path, relative: str) -> Path:
         open_image(path)
     except MediaError as error:
         raise Refusal(error.reason, str(error)) from error
-    except DataError as error:
+    except (DataError, OSError, ValueError) as error:  # a name may be too long for a file, or none at all
         raise Refusal("missing", str(error)) from error
     return path
 
@@ -180,7 +197,7 @@ def _read(pairs: Path) -> Iterator[Row]:
     for raw in files.read(pairs):
         if "_error" in raw:
             raise DataError(f"{raw['_line']}: {raw['_error']}")
-        key = str(raw.get("id") or "")
+        key = _text(raw, "id")
         if not key or key in seen:
             raise DataError(f"{raw['_line']}: the id {key!r} " + ("stands twice" if key else "is empty"))
         seen.add(key)
@@ -188,22 +205,27 @@ def _read(pairs: Path) -> Iterator[Row]:
 
 
 def _must_be_of(out: Path, made: PairJudge) -> None:
-    """Raise DataError where the folder has verdicts of other weights."""
-    if (out / AUDIT).exists():
-        with Audit(out / AUDIT, create=False) as audit:
-            first = next(audit.rows(), None)
-        if first is not None and first.adapter_digest != made.digest:
-            raise DataError(f"{out}: has verdicts of another adapter ({first.adapter_digest[:12]}); name a new folder")
+    """Raise DataError where the folder has verdicts of other weights or other thresholds; else note these."""
+    path, mine = out / JUDGE, {"adapter": made.digest, "rulings": made.ruled}
+    if not path.exists():
+        path.write_text(json.dumps(mine) + "\n", encoding="utf-8")
+    elif json.loads(path.read_text(encoding="utf-8")) != mine:
+        raise DataError(f"{out}: has verdicts of another adapter or of other rulings; name a new folder")
 
 
-def _lines(path: Path) -> Iterator[Row]:
-    return files.read_csv(path) if path.exists() else iter(())
-
-
-def _append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
+def _begin(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> set[str]:
+    """The file anew, whole or not at all: a killed run may have left half a line. Returns the first column."""
+    aside, seen = path.with_name(f".{path.name}"), set()
+    with aside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        if new:
-            writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerow(columns)
+        for row in rows:
+            seen.add(str(row[0]))
+            writer.writerow(row)
+    aside.replace(path)
+    return seen
+
+
+def _append(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)

@@ -17,6 +17,7 @@ import polars as pl
 from latefuse.config import Evaluation, Task
 from latefuse.config_judge import ABSTAIN, NOT_RELEVANT, RELEVANT
 from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
 from latefuse.evaluation import judging, rulings
 from latefuse.evaluation.arm_sources import Unit
 from latefuse.evaluation.arms_summary import FULL, ArmsSummary, MeasuredArm, flat_metrics, summarise, table_text
@@ -127,6 +128,11 @@ def _shown(sources: Sources) -> list[dict[str, Any]]:
 def _summary(sources: Sources, scores: ScoreTable) -> ArmsSummary:
     """Metrics in order: the headline first, then what is told of all rows, then kinds of negatives and tasks."""
     found = scores.distinct("metric", arm=sources.name, condition=FULL)
+    if not found:
+        raise DataError(
+            f"{sources.dataset.path}: every test judgement is longer than train.max_tokens, now "
+            f"{sources.task.train.max_tokens}: there is nothing to measure"
+        )
     metrics = [*(name for name in METRICS + PAIRS if name in found), *(name for name in found if "/" in name)]
     tasks = {row["task"] for row in sources.rows("test")}
     about = f"{{rows}} judgements by {len(tasks):,} rule{'s' if len(tasks) > 1 else ''}"

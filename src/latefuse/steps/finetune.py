@@ -103,6 +103,7 @@ def _card(job: Job, data: Dataset, base: Backbone, learned: Mapping[str, Any]) -
         data_fingerprint=data.fingerprint,
         metrics={"valid_loss": loss} if loss is not None else {},
         max_tokens=max(task.train.max_tokens for task in job.tasks.values()),
+        where=next(iter(job.tasks.values())).where if len(job.tasks) == 1 else {},
         judge=next(iter(job.tasks.values())).judge,
     )
 
