@@ -25,6 +25,7 @@ def vocabulary(more: Sequence[str] = ()) -> list[str]:
     texts += [words.addition_text(name, times) for name in world.INGREDIENTS for times in range(1, world.MAX_TIMES + 1)]
     texts += ["USER: ASSISTANT: ingredients : steps ; add , . none food bits plate on top with no picture clip card"]
     texts += ["card by and : a dish from , traces of no serves ."]
+    texts += ["the food is in colour , it is topped with , made of , served on a plate"]
     texts += [form for k in range(1, 13) for form in (str(k), f"{k}.")]
     return sorted({word for text in texts for word in text.replace("{}", " ").split()})
 
