@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from latefuse.config_fusion import Fusion
 from latefuse.config_judge import Judge, Verdicts
 from latefuse.config_profile import Profile
 from latefuse.config_vectors import Embed, Mining, Retrieval
@@ -20,7 +21,6 @@ MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 # The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
 Kind = Literal["instruct", "embed", "judge"]
 Role = Literal["language", "bridge", "tower"]
-MergeMethod = Literal["concat", "ties", "dare", "svd"]
 # The table that a kind learns from, and its own section, as they are unless the recipe says more.
 OF_KIND: dict[str, dict[str, Any]] = {
     "embed": {"table": "pairs", "embed": {}},
@@ -182,36 +182,6 @@ class Task(Section):
     def single(self) -> Modality:
         """The modality of a task that has one."""
         return self.modality[0]
-
-
-class LateFusion(Section):
-    """Mixing next-token log-probabilities; the weights are learned on the validation split."""
-
-    enabled: bool = True
-    steps: int = Field(200, ge=1)
-    max_rows: int = Field(200, ge=1)
-
-
-class Fusion(Section):
-    """How separate adapters become one model. `grid` holds the candidate weights per adapter, `candidates` bounds the
-    combinations that the first method may try; the others begin at its choice and may try half as many. `tolerance` is
-    the relative error that a proof allows: it may be stricter than float32 needs, not so lax that it proves nothing."""
-
-    methods: tuple[MergeMethod, ...] = ("concat", "ties", "dare", "svd")
-    grid: tuple[float, ...] = Field((0.3, 0.6, 1.0), min_length=1)
-    search_rows: int = Field(32, ge=1)
-    candidates: int = Field(10, ge=1)
-    density: float = Field(0.5, gt=0, le=1)
-    rank: int | None = Field(None, ge=1)
-    tolerance: float = Field(1e-4, gt=0, le=1e-4)
-    late: LateFusion = LateFusion()
-
-    @field_validator("grid")
-    @classmethod
-    def _some_weight(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
-        if not any(grid):
-            raise ValueError("expected at least one weight other than 0")
-        return grid
 
 
 class Evaluation(Section):

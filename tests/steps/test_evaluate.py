@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from latefuse.config import Evaluation, Fusion, Task
+from latefuse.config import Evaluation, Task
+from latefuse.config_fusion import Fusion
 from latefuse.data.errors import DataError
 from latefuse.evaluation.measure import spread
 from latefuse.models.adapter_files import AdapterError

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from latefuse import cli
-from latefuse.config import Evaluation, Fusion, Job, Recipe
+from latefuse.config import Evaluation, Job, Recipe
+from latefuse.config_fusion import Fusion
 from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.data.errors import DataError
 from latefuse.evaluation import pool

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from latefuse.config import Evaluation, Fusion, Job, Task
+from latefuse.config import Evaluation, Job, Task
+from latefuse.config_fusion import Fusion
 from latefuse.config_judge import RELEVANT
 from latefuse.data.dataset import Dataset
 from latefuse.evaluation import rulings

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latefuse.config import Fusion, LateFusion, Task
+from latefuse.config import Task
+from latefuse.config_fusion import Fusion, LateFusion
 from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.fusion.changes import FusionError, base_weights
 from latefuse.fusion.folders import apply_dense, delta

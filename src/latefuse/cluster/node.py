@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from latefuse import places, tracking, usage
-from latefuse.config import BackboneConfig, Data, Evaluation, Fusion, Job, Task
+from latefuse.config import BackboneConfig, Data, Evaluation, Job, Task
+from latefuse.config_fusion import Fusion
 from latefuse.sections import Section
 from latefuse.tracking.runs import SPOOL_SUFFIX
 

@@ -9,7 +9,8 @@ from functools import partial
 
 import torch
 
-from latefuse.config import LateFusion, Modality
+from latefuse.config import Modality
+from latefuse.config_fusion import LateFusion
 from latefuse.evaluation.answers import Answer, Bench, ranked_answer
 from latefuse.evaluation.neglect import can_shuffle, shuffled
 from latefuse.fusion.late import Acting, Shared, learn_fused

@@ -73,10 +73,9 @@ class Asker:
         """Greedy answers of the rows beside their scores."""
         asked = [one for one in self.written(rows) if one is not None]
         settings, backbone = self.writer.settings, self.writer.backbone
-        longest = max(
-            len(backbone.tokenizer(label)["input_ids"]) for label in (settings.relevant, settings.not_relevant)
-        )
-        answers = instruct.predict(backbone, asked, longest + 2, features=self.features, batch_size=self.batch_size)
+        labels = (settings.relevant, settings.not_relevant)
+        longest = max(len(self.writer.splicer.answer_ids(label)) for label in labels)
+        answers = instruct.predict(backbone, asked, longest, features=self.features, batch_size=self.batch_size)
         scores = judge.score(backbone, asked, settings, features=self.features, batch_size=self.batch_size)
         return stress.freely(answers, scores.double().numpy(), settings)
 

@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 import torch
 
-from latefuse.config import Evaluation, Fusion, Modality, Task
+from latefuse.config import Evaluation, Modality, Task
+from latefuse.config_fusion import Fusion
 from latefuse.data.dataset import Dataset
 from latefuse.evaluation import arms, neglect
 from latefuse.evaluation.answers import Answer, Bench, answer_alone, answer_mixed

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latefuse.config import MergeMethod
+from latefuse.config_fusion import MergeMethod
 from latefuse.fusion.changes import Change, FusionError, inside
 from latefuse.fusion.folders import read, save_merged
 from latefuse.fusion.weights import dare_mask, merge

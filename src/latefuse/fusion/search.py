@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf, isnan
 
-from latefuse.config import MergeMethod
+from latefuse.config_fusion import MergeMethod
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latefuse.config import MergeMethod
+from latefuse.config_fusion import MergeMethod
 from latefuse.fusion.changes import Change, FusionError, added, base_weights, inside
 from latefuse.fusion.folders import apply_dense, delta, read, save_merged
 

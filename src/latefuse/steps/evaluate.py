@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from latefuse import usage
-from latefuse.config import Evaluation, Fusion, Task
+from latefuse.config import Evaluation, Task
+from latefuse.config_fusion import Fusion
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.evaluation import arms as named
@@ -42,7 +43,7 @@ from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
 DESCRIPTION = "Each modality fine-tuned on its own, merged and fused in several ways, beside its controls."
-OF_KIND = {"embed": evaluate_vectors.run, "judge": evaluate_verdicts.run}
+MEASURED_BY = {"embed": evaluate_vectors.run, "judge": evaluate_verdicts.run}
 FILES = ("report.html", "table.txt", "metrics.json", "gallery.json", "scores.parquet", "predictions.parquet")
 
 
@@ -64,8 +65,8 @@ def run(
     steps. Writes FILES into `out`. Reads the test split only, and validation for the weights of the controls' mixtures.
     """
     kind = next(iter(tasks.values())).kind
-    if kind in OF_KIND:
-        return OF_KIND[kind](evaluation, tasks, dataset, backbone, finetuned, out, tracker, cache)
+    if kind in MEASURED_BY:
+        return MEASURED_BY[kind](evaluation, tasks, dataset, backbone, finetuned, out, tracker, cache)
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     trained, merged = [_result(path) for path in finetuned], [_result(path) for path in fused]

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from latefuse import usage
-from latefuse.config import Fusion, MergeMethod, Task
+from latefuse.config import Task
+from latefuse.config_fusion import Fusion, MergeMethod
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.fusion import late

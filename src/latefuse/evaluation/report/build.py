@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
 from latefuse.evaluation.arms import FUSED, MIXED, ROUTE, ZERO
-from latefuse.evaluation.cost import Cost, with_fusion
+from latefuse.evaluation.cost import with_fusion
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.metrics import METRICS
 from latefuse.evaluation.report import charts
 from latefuse.evaluation.report.gallery import Card
-from latefuse.evaluation.report.page import render
+from latefuse.evaluation.report.page import Page, render
 from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.summary import Cell, Contribution, Summary, TaskSummary
 from latefuse.evaluation.verdict import Sentence, difference, number, verdicts
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything the page shows. facts: name -> text, for the head; repeat: name -> text, how to run it again."""
+@dataclass(frozen=True, kw_only=True)
+class Report(Page):
+    """Everything the page shows."""
 
-    title: str
     summary: Summary
     cards: Sequence[Card] = ()
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    costs: Sequence[Cost] = ()
     fused: Sequence[Mapping[str, Any]] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    repeat: Mapping[str, str] = field(default_factory=dict)
-    description: str = ""
-    confidence: float = 0.95
-    fewest: int = 50
     side: int | None = None
 
 

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from latefuse.evaluation.cost import Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What every page shows around its numbers.
+
+    manifest: of the dataset. costs: of jobs. facts: name -> text, for the head; repeat: name -> text, how to run it
+    again. confidence: of the intervals; fewest: rows below which there is none.
+    """
+
+    title: str
+    description: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    costs: Sequence[Cost] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    repeat: Mapping[str, str] = field(default_factory=dict)
+    confidence: float = 0.95
+    fewest: int = 50
 
 
 def render(template: str, **values: Any) -> str:

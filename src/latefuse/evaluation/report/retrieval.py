@@ -10,10 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, label
-from latefuse.evaluation.cost import Cost
 from latefuse.evaluation.report import arm_parts
 from latefuse.evaluation.report.neighbours import NeighbourCard
-from latefuse.evaluation.report.page import render
+from latefuse.evaluation.report.page import Page, render
 from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.retrieval_verdict import (
     Lifts,
@@ -32,28 +31,19 @@ MEANINGS = {
 }
 
 
-@dataclass(frozen=True)
-class RetrievalReport:
+@dataclass(frozen=True, kw_only=True)
+class RetrievalReport(Page):
     """Everything the page shows.
 
     flows: ready `<svg>` markup, put in as it is, of how saliency flows in the layers of the arms; no_flows: why there
-    is none. facts: name -> text, for the head; repeat: name -> text, how to run it again. slice_notes: slice -> what it
-    is. shuffled_arms, text_arm, lifts: the controls for content, see `retrieval_verdict.findings`. costs: of jobs; of
-    what is no arm of the summary nothing is shown.
+    is none. slice_notes: slice -> what it is. shuffled_arms, text_arm, lifts: the controls for content, see
+    `retrieval_verdict.findings`. Of a cost that is of no arm of the summary nothing is shown.
     """
 
-    title: str
     summary: ArmsSummary
     cards: Sequence[NeighbourCard] = ()
     flows: str = ""
     no_flows: str = ""
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    costs: Sequence[Cost] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    repeat: Mapping[str, str] = field(default_factory=dict)
-    description: str = ""
-    confidence: float = 0.95
-    fewest: int = 50
     slice_notes: Mapping[str, str] = field(default_factory=dict)
     shuffled_arms: Sequence[str] = ()
     text_arm: str = "text-only"

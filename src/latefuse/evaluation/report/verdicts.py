@@ -8,11 +8,10 @@ from typing import Any
 
 from latefuse.evaluation.arms_summary import ArmsSummary, label
 from latefuse.evaluation.calibration import Bin
-from latefuse.evaluation.cost import Cost
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.judge_verdict import CHANCE, Calibrated, findings
 from latefuse.evaluation.report import arm_parts, charts
-from latefuse.evaluation.report.page import render
+from latefuse.evaluation.report.page import Page, render
 from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.retrieval_verdict import percent
 from latefuse.evaluation.rulings import Ruling
@@ -56,16 +55,14 @@ class VerdictCard:
     rationale: str = ""
 
 
-@dataclass(frozen=True)
-class VerdictReport:
+@dataclass(frozen=True, kw_only=True)
+class VerdictReport(Page):
     """Everything the page shows.
 
     blind_arms: those that read one side alone. calibrated: arm -> how far its probabilities are off; bins: of the main
-    arm. rulings: task -> what was chosen for the main arm on validation. speeds: arm -> verdicts a second. facts:
-    name -> text, for the head; repeat: name -> text, how to run it again.
+    arm. rulings: task -> what was chosen for the main arm on validation. speeds: arm -> verdicts a second.
     """
 
-    title: str
     summary: ArmsSummary
     blind_arms: Sequence[str] = ()
     calibrated: Mapping[str, Calibrated] = field(default_factory=dict)
@@ -75,13 +72,6 @@ class VerdictReport:
     stressed: Sequence[Stressed] = ()
     speeds: Mapping[str, float] = field(default_factory=dict)
     cards: Sequence[VerdictCard] = ()
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    costs: Sequence[Cost] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    repeat: Mapping[str, str] = field(default_factory=dict)
-    description: str = ""
-    confidence: float = 0.95
-    fewest: int = 50
 
 
 def build(report: VerdictReport) -> str:
