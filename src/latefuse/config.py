@@ -72,13 +72,18 @@ class Leaks(Section):
 
 
 class Data(Section):
-    """Where the raw data lie and how `prepare` turns them into a dataset. pairs: mine them from the events."""
+    """Where the raw data lie and how `prepare` turns them into a dataset.
+
+    pairs: mine them from the events. corrections: folders that `latefuse review import` wrote, whose judgements by
+    people take the place of those they are about, or join the others.
+    """
 
     source: str
     path: str | None = None
     options: dict[str, Any] = {}
     splits: Splits = Splits()
     pairs: Mining | None = None
+    corrections: tuple[str, ...] = ()
     limits: MediaLimits = MediaLimits()
     leaks: Leaks = Leaks()
     quarantine_budget: Share = 0.02

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,19 +15,29 @@ class Judge(Section):
     """The relevance judge (LLaVA-RE, arXiv 2508.05602): instruction, demonstrations, picture and text in, a label out.
 
     relevant, not_relevant: the two labels; a verdict is the log-odds of their first tokens. demos: demonstrations
-    before what is asked, of the same task and of both labels, out of the training split. fixed: whether all rows of a
-    task see the same demonstrations, which are then encoded once; rows that train see their own in any case.
+    before what is asked, of the same task and of both labels, out of the training split. choose: whether they are
+    drawn, or those most like what is asked by the frozen backbone's vectors of picture and words. fixed: whether all
+    rows of a task see the same demonstrations, which are then encoded once; rows that train see their own in any case.
     learn_demos: whether the labels of demonstrations are learned as well. instruction: whether the rule is shown, off
-    for the control without it. seed: of which demonstrations are drawn.
+    for the control without it. weights: how many times as often as others the training rows of a `source` are seen, for
+    instance {person: 4} for corrections. seed: of which demonstrations are drawn.
     """
 
     relevant: str = Field("Relevant", min_length=1)
     not_relevant: str = Field("Not Relevant", min_length=1)
     demos: int = Field(2, ge=0)
+    choose: Literal["random", "nearest"] = "random"
     fixed: bool = True
     learn_demos: bool = False
     instruction: bool = True
+    weights: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _own_if_nearest(self) -> Self:
+        if self.choose == "nearest" and self.fixed:
+            raise ValueError("choose is nearest, so each row has demonstrations of its own: say fixed: false")
+        return self
 
     @model_validator(mode="after")
     def _two_labels(self) -> Self:

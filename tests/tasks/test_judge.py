@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from latefuse.models.adapter_files import read_card
 from latefuse.prompts import Splicer
 from latefuse.prompts.splice import IGNORE
 from latefuse.steps import finetune
-from latefuse.tasks import judge
+from latefuse.tasks import answering, judge
 from latefuse.tasks.demonstrations import Demonstrations, alike
 from latefuse.tracking import Null
 from latefuse.training.features import Features
@@ -167,6 +169,30 @@ def test_rules_of_one_task_keep_their_own_demonstrations_and_beginnings(
         for share in (True, False)
     )
     torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_a_source_with_weight_are_seen_as_often_as_it_says(judged: Dataset, backbone: Any) -> None:
+    task = task_of(demos=0, weights={"person": 3})
+    rows = [
+        replace(row, times=task.judge.weights.get("person" if number % 8 == 0 else "", 1))
+        for number, row in enumerate(judge.examples(judged, task, "train", backbone))
+    ]
+    epoch = sum(row.times for row in rows)
+    train = task.train.model_copy(update={"batch_size": 8, "max_steps": epoch * 3 // 8})
+    seen = Counter(number for step in judge.steps(rows, train, seed=0, parts=1) for number in step)
+    assert epoch == 64 + 2 * 8
+    assert seen == {number: 3 * row.times for number, row in enumerate(rows)}
+    plain = [replace(row, times=1) for row in rows]
+    assert judge.steps(plain, train, 0, 1) == answering.steps(plain, train, 0, 1)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        task_of(weights={"person": 0})
+
+
+def test_the_weight_of_a_row_is_that_of_its_source(judged: Dataset, backbone: Any) -> None:
+    known = judged.rows("judgements", "train")
+    writer = judge.Writer.behind(backbone, task_of(weights={"person": 4}), known, judged.media)
+    written = writer.write_all([{**known[0], "source": "person"}, known[1]], fixed=True)
+    assert [row.times for row in written if row] == [4, 1]
 
 
 def test_labels_that_begin_with_one_token_are_refused(judged: Dataset, fresh_backbone: Callable[..., Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +29,15 @@ class Stored:
 
 
 class MediaStore:
-    """Takes in media by (modality, raw path); what was seen before costs nothing. Pillow and FFmpeg leave the GIL."""
+    """Takes in media by (modality, raw path); what was seen before costs nothing. Pillow and FFmpeg leave the GIL.
 
-    def __init__(self, root: Path, out: Path, limits: MediaLimits) -> None:
+    beside: the beginning of a raw path -> the other root that the rest of it is below.
+    """
+
+    def __init__(self, root: Path, out: Path, limits: MediaLimits, beside: Mapping[str, Path] | None = None) -> None:
         self.known: dict[Key, Stored | MediaError] = {}
         self._root = Path(os.path.realpath(root))
+        self._beside = {prefix: Path(os.path.realpath(other)) for prefix, other in (beside or {}).items()}
         self._out = out
         self._limits = limits
 
@@ -58,7 +62,7 @@ class MediaStore:
             return error
 
     def _store(self, modality: str, raw: str) -> Stored:
-        path = inside(self._root, raw)
+        path = self._find(raw)
         with_header = check_image if modality == "image" else check_video
         info = with_header(path, self._limits)
         with path.open("rb") as stream:
@@ -71,6 +75,12 @@ class MediaStore:
             # Asking for one frame decodes them all, which is what finds a clip that is torn in its middle.
             read_frames(path, 1, self._limits)
         return Stored(store_medium(self._out, path, info.extension, digest), content)
+
+    def _find(self, raw: str) -> Path:
+        for prefix, root in self._beside.items():
+            if raw.startswith(prefix):
+                return inside(root, raw.removeprefix(prefix))
+        return inside(self._root, raw)
 
 
 def inside(root: Path, raw: str) -> Path:

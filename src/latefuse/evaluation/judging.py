@@ -24,7 +24,6 @@ from latefuse.evaluation.verdict_values import row_values, same_pairs
 from latefuse.fusion.rows import evenly
 from latefuse.models import adapters
 from latefuse.tasks import instruct, judge
-from latefuse.tasks.demonstrations import Demonstrations
 from latefuse.training.features import Features
 
 Row = dict[str, Any]
@@ -58,7 +57,7 @@ class Asker:
 
     def written(self, rows: Sequence[Row]) -> list[judge.Judgement | None]:
         """The rows as prompts, None for one that can't be written."""
-        return [self.writer.write(row, fixed=self.writer.settings.fixed) for row in rows]
+        return self.writer.write_all(rows, fixed=self.writer.settings.fixed)
 
     def __call__(self, rows: Sequence[Row]) -> Floats:
         """Log-odds (n,); nan of a row that can't be written."""
@@ -158,8 +157,7 @@ class Sources(ArmSources):
             return judge_floors.dual_encoder(how.dual_encoder, self.features)
         if unit.seed != NO_SEED:
             adapters.load(backbone, self.adapters[unit.seed, unit.source])
-        assert task.judge is not None
-        writer = judge.Writer(backbone, task, Demonstrations(known, task.judge))
+        writer = judge.Writer.behind(backbone, task, known, self.features.locate)
         return Asker(writer, self.features, self.evaluation.batch_size)
 
     def _conditions(self, unit: Unit, rows: list[Row]) -> dict[str, list[Row]]:

@@ -3,7 +3,8 @@
 Read are the exports of Label Studio (JSON, JSON-MIN, CSV, TSV) of a project made by `export`, and any table with the
 columns id and label, with a column who where several people judged. `write` makes a folder that a recipe reads:
 
-    data: {source: manifest, path: corrections, options: {tables: {judgements: {file: judgements.jsonl}}}}
+    data: {..., corrections: [folder]}                                                                    # with others
+    data: {source: manifest, path: folder, options: {tables: {judgements: {file: judgements.jsonl}}}}     # alone
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ from latefuse.config_judge import NOT_RELEVANT, RELEVANT
 from latefuse.data.dataset import store_medium
 from latefuse.data.errors import DataError
 from latefuse.data.schema import TABLES
+from latefuse.data.sources.corrected import FILE, PERSON
 from latefuse.data.sources.files import Row, header, read
 from latefuse.review.export import CHOICES, CONTROL, KEY
 from latefuse.sections import nearest
 
-FILE = "judgements.jsonl"
-SOURCE = "person"
 MANY = 20_000
 """Ids among which the nearest one is looked for, about a second."""
 LABELS = {CHOICES[RELEVANT]: True, CHOICES[NOT_RELEVANT]: False}
@@ -215,5 +215,5 @@ def _row(row: Mapping[str, Any], label: bool, deciders: Sequence[str]) -> Row:
     """Who decided goes into the id as a digest: names and addresses of people have no place in training data."""
     digest = hashlib.sha256("\n".join(sorted(deciders)).encode()).hexdigest()[:8]
     kept = {name: row[name] for name in TABLES["judgements"].names if name in row}
-    negative = "" if label else str(row.get("negative") or SOURCE)
-    return {**kept, "id": f"{row['id']}-{SOURCE}-{digest}", "label": label, "source": SOURCE, "negative": negative}
+    negative = "" if label else str(row.get("negative") or PERSON)
+    return {**kept, "id": f"{row['id']}-{PERSON}-{digest}", "label": label, "source": PERSON, "negative": negative}

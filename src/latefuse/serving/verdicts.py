@@ -33,7 +33,6 @@ from latefuse.review.audit import FILE as AUDIT
 from latefuse.review.audit import Audit, Verdict
 from latefuse.sections import nearest
 from latefuse.tasks import judge
-from latefuse.tasks.demonstrations import Demonstrations
 from latefuse.training.features import Features
 
 Row = dict[str, Any]
@@ -64,8 +63,8 @@ class PairJudge:
         task = Task(kind="judge", modality=self.card.modality, table="judgements", train=train, judge=self.card.judge)
         known = data.rows("judgements", "train", where=self.card.where)
         self.instructions = {row["task"] or "": row["instruction"] for row in known}
-        self.writer = judge.Writer(self.backbone, task, Demonstrations(known, self.card.judge))
         self.features = Features(self.backbone, lambda ref: Path(ref) if Path(ref).is_absolute() else data.media(ref))
+        self.writer = judge.Writer.behind(self.backbone, task, known, self.features.locate)
 
     def row(self, raw: Mapping[str, Any], where: str) -> Row:
         """A line of the pairs as a judgement.
@@ -93,7 +92,7 @@ class PairJudge:
 
     def verdicts(self, rows: Sequence[Row], batch_size: int, why: bool) -> list[Verdict | None]:
         """One for each row, None for one that is too long to be asked. why: whether each is given a reason."""
-        written = [self.writer.write(row, fixed=self.writer.settings.fixed) for row in rows]
+        written = self.writer.write_all(rows, fixed=self.writer.settings.fixed)
         asked = [one for one in written if one is not None]
         settings = self.writer.settings
         scored = judge.score(self.backbone, asked, settings, features=self.features, batch_size=batch_size).tolist()

@@ -25,6 +25,7 @@ from latefuse.data.leaks import Finding
 from latefuse.data.near import Texts
 from latefuse.data.quarantine import Quarantine
 from latefuse.data.schema import TABLES
+from latefuse.data.sources.corrected import Corrected
 from latefuse.data.store import MediaStore
 from latefuse.tracking import Tracker
 
@@ -41,11 +42,13 @@ def run(data: Data, out: Path, tracker: Tracker, workdir: Path | None = None) ->
     """
     began = time.perf_counter()
     with _workshop(out) as partial:
-        source = sources.build(data, workdir or partial / "raw")
+        source = _source(data, workdir or partial / "raw")
         staged, near, refused = _stage(source, data, out, partial)
         plan = plans.make(staged, near, data)
         if data.pairs is not None:
             plan.notes.append(mining.into(staged, plan.codes, plan.units, data))
+        if isinstance(source, Corrected):
+            plan.notes.append(source.told())
         plans.add_pairs(plan, staged, data)
         _stop_on_leaks(plan, data, out)
         for table in staged.rows:
@@ -73,12 +76,20 @@ def _workshop(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _stage(source: sources.Source, data: Data, out: Path, partial: Path) -> tuple[Staged, Any, dict[str, int]]:
+def _source(data: Data, workdir: Path) -> sources.Source | Corrected:
+    source = sources.build(data, workdir)
+    return Corrected(source, [sources.resolve(path) for path in data.corrections]) if data.corrections else source
+
+
+def _stage(
+    source: sources.Source | Corrected, data: Data, out: Path, partial: Path
+) -> tuple[Staged, Any, dict[str, int]]:
     """Rows and media through the checks; then the join of near-duplicate texts. Raises DataError above the budget."""
     texts = Texts(partial / "texts", data.leaks.shingle, data.leaks.ignore_words)
     tables = source.tables()
     mining.check(tables, data)
-    store = MediaStore(source.root, out, data.limits)
+    beside = source.roots if isinstance(source, Corrected) else None
+    store = MediaStore(source.root, out, data.limits, beside)
     with Quarantine(out / "quarantine.parquet") as quarantine, store.opened():
         staged = ingest(tables, Ingest(data, partial, store, texts, quarantine))
     quarantine.check(data.quarantine_budget)

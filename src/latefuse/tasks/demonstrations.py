@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from latefuse.config_judge import Judge
 
 Row = Mapping[str, Any]
 Rule = tuple[str, str]
 """Task and instruction: a label is right or wrong by them alone."""
+Vectors = Callable[[Sequence[Row]], NDArray[np.float32]]
+"""Vectors (n, d) of judgements, the more alike the larger their inner product."""
 
 
 class Demonstrations:
-    """The training rows of every rule, to draw from. rows: of the training split alone, with a label each."""
+    """The training rows of every rule, to choose from. rows: of the training split alone, with a label each.
 
-    def __init__(self, rows: Sequence[Row], settings: Judge) -> None:
-        self.settings = settings
+    vectors: what makes judgements comparable, where the nearest are shown.
+    """
+
+    def __init__(self, rows: Sequence[Row], settings: Judge, vectors: Vectors | None = None) -> None:
+        if settings.choose == "nearest" and vectors is None:
+            raise ValueError("the nearest demonstrations can't be found without vectors")
+        self.settings, self.vectors = settings, vectors
         self.by_label: dict[tuple[Rule, bool], list[Row]] = defaultdict(list)
         for row in rows:
             self.by_label[rule_of(row), row["label"]].append(row)
         self._fixed: dict[tuple[Rule, bool], list[Row]] = {}
+        self._known: dict[tuple[Rule, bool], NDArray[np.float32]] = {}
+        self._asked: dict[str, NDArray[np.float32]] = {}
+
+    def expect(self, rows: Sequence[Row]) -> None:
+        """Make the vectors of rows that `of` is about to be asked for, all at once; those of earlier ones go."""
+        if self.settings.choose == "nearest" and self.settings.demos and rows and self.vectors:
+            made = self.vectors(rows)
+            self._asked = {row["id"]: vector for row, vector in zip(rows, made, strict=True)}
 
     def of(self, row: Row, fixed: bool) -> list[Row]:
         """Up to `demos` rows for one that is asked, as many of each label as can be, in a drawn order.
@@ -33,7 +51,7 @@ class Demonstrations:
         draw = random.Random(f"{self.settings.seed}/{rule if fixed else row['id']}")
         labels = [True, False]
         draw.shuffle(labels)
-        sources = [self._candidates(rule, label, draw, fixed) for label in labels]
+        sources = [self._candidates(row, label, draw, fixed) for label in labels]
         found: list[Row] = []
         ended = 0
         while len(found) < wanted and ended < len(sources):
@@ -46,8 +64,9 @@ class Demonstrations:
         draw.shuffle(found)
         return found
 
-    def _candidates(self, rule: Rule, label: bool, draw: random.Random, fixed: bool) -> Iterator[Row]:
-        """The rows of a rule and label in a drawn order, lazily: few are ever asked for."""
+    def _candidates(self, row: Row, label: bool, draw: random.Random, fixed: bool) -> Iterator[Row]:
+        """The rows of the rule and a label, the nearest first or in a drawn order, lazily: few are ever asked for."""
+        rule = rule_of(row)
         rows = self.by_label.get((rule, label), [])
         if fixed:
             order = self._fixed.get((rule, label))
@@ -56,11 +75,25 @@ class Demonstrations:
                 self._fixed[rule, label] = order
             yield from order
             return
+        if self.settings.choose == "nearest":
+            yield from self._nearest(row, (rule, label))
+            return
         swapped: dict[int, int] = {}
         for place in range(len(rows)):
             other = draw.randrange(place, len(rows))
             yield rows[swapped.get(other, other)]
             swapped[other] = swapped.get(place, place)
+
+    def _nearest(self, row: Row, group: tuple[Rule, bool]) -> Iterator[Row]:
+        rows = self.by_label.get(group, [])
+        if not rows:
+            return
+        assert self.vectors is not None
+        if group not in self._known:
+            self._known[group] = self.vectors(rows)
+        asked = self._asked.get(row["id"])
+        like = self._known[group] @ (self.vectors([row])[0] if asked is None else asked)
+        yield from (rows[number] for number in np.argsort(-like, kind="stable"))
 
 
 def rule_of(row: Row) -> Rule:

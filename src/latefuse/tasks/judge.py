@@ -7,14 +7,15 @@ it is the log-odds of the two labels' first tokens, of which nothing but a numbe
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from latefuse.config import Task
+from latefuse.config import Task, Train
 from latefuse.config_judge import Judge
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
@@ -24,9 +25,11 @@ from latefuse.models.shared_prefix import Prefix
 from latefuse.prompts import MediaRef, Splicer
 from latefuse.prompts.judgement import Shot, judge_template, turns_of
 from latefuse.prompts.splice import IGNORE
-from latefuse.tasks.answering import Batch, attach, collate, loss, nll, save, steps, warm
+from latefuse.tasks import answering
+from latefuse.tasks.answering import Batch, attach, collate, loss, nll, save, warm
 from latefuse.tasks.conversation import LEFT_OUT_LIMIT, Example, Selection
 from latefuse.tasks.demonstrations import Demonstrations, Rule, rule_of
+from latefuse.tasks.likeness import Likeness
 from latefuse.training.batching import by_length
 from latefuse.training.features import Features
 
@@ -48,11 +51,13 @@ class JudgeError(UserError, ValueError):
 class Judgement(Example):
     """A judgement as token ids; `topic` is its task, `answer` its label, `truth` what is known of it.
 
-    demos: the ids of its demonstrations. rule: what it is judged by. cut: how many more there would have been.
+    demos: the ids of its demonstrations. rule: what it is judged by. cut: how many more there would have been. times:
+    how often it is seen where another is seen once.
     """
 
     demos: tuple[str, ...] = ()
     rule: Rule = ("", "")
+    times: int = 1
 
 
 class Writer:
@@ -64,6 +69,18 @@ class Writer:
         self.splicer = Splicer.of(backbone)
         self.template = judge_template(self.splicer.template.name)
         label_ids(self.splicer, self.settings)
+
+    @classmethod
+    def behind(cls, backbone: Backbone, task: Task, known: Sequence[Any], locate: Callable[[str], Path]) -> Writer:
+        """A writer that shows rows of the training split. locate: the file of a picture by its path in a row."""
+        settings = _settings(task)
+        near = Likeness(backbone, locate, known).vectors if settings.choose == "nearest" else None
+        return cls(backbone, task, Demonstrations(known, settings, near))
+
+    def write_all(self, rows: Sequence[dict[str, Any]], fixed: bool) -> list[Judgement | None]:
+        """See `write`."""
+        self.shown.expect(rows)
+        return [self.write(row, fixed) for row in rows]
 
     def write(self, row: dict[str, Any], fixed: bool) -> Judgement | None:
         """The row behind its demonstrations, of which the last are left out until it fits; None if it never does.
@@ -102,6 +119,7 @@ class Writer:
             shown=tuple(bool(ref.path) for ref in found.media),
             demos=tuple(str(one["id"]) for one in demos),
             rule=rule_of(row),
+            times=self.settings.weights.get(row.get("source") or "", 1),
         )
 
 
@@ -142,16 +160,14 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
             f"{dataset.path}: no row of {task.table!r} in split {split!r} has {task.where or 'a judgement'}"
         )
     known = rows if split == "train" else dataset.rows(task.table, "train", where=task.where)
-    writer = Writer(backbone, task, Demonstrations(known, _settings(task)))
+    writer = Writer.behind(backbone, task, known, dataset.media)
+    fixed = _settings(task).fixed and split != "train"
     kept: list[Example] = []
     left_out = Counter[str]()
-    for row in rows:
-        if not any(
-            row[column] for column, modality in (("image", "image"), ("text", "text")) if modality in task.modality
-        ):
-            left_out["nothing-to-read"] += 1
-            continue
-        found = writer.write(row, fixed=_settings(task).fixed and split != "train")
+    readable = [row for row in rows if any(row[modality] for modality in task.modality)]
+    if len(readable) < len(rows):
+        left_out["nothing-to-read"] = len(rows) - len(readable)
+    for found in writer.write_all(readable, fixed):
         if found is None:
             left_out["too-long"] += 1
         else:
@@ -162,6 +178,13 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
             f"{dict(left_out)}; look at train.max_tokens (now {task.train.max_tokens}) and at the task's modality"
         )
     return Selection(kept, dict(left_out), sum(1 for example in kept if example.cut))
+
+
+def steps(rows: Sequence[Judgement], train: Train, seed: int, parts: int) -> list[list[int]]:
+    """As those of `answering`, with every row as often as `judge.weights` has it."""
+    often = [number for number, row in enumerate(rows) for _ in range(row.times)]
+    planned = answering.steps([rows[number] for number in often], train, seed, parts)
+    return [[often[place] for place in step] for step in planned]
 
 
 @torch.no_grad()

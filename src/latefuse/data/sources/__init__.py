@@ -58,7 +58,7 @@ def get(name: str) -> type[Source]:
 
 
 def build(data: Data, workdir: Path) -> Source:
-    """The source that `data` names, with its options checked.
+    """The source that `data` names, with its options checked, before any correction.
 
     A relative `data.path` is relative to the current directory. `workdir` is the root of a source that generates
     its raw files. Raises ConfigError (names and options) or DataError (missing files and columns).
@@ -91,14 +91,14 @@ def raw_digest(data: Data) -> str:
 
     Empty for a source that generates its files and for a folder that is not there: then prepare itself has the say.
     """
-    root = resolve(data.path) if data.path is not None else None
-    if root is None or not root.is_dir():
-        return ""
+    roots = [resolve(path) for path in (data.path, *data.corrections) if path is not None]
+    roots = [root for root in roots if root.is_dir()]
     digest = hashlib.sha256()
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            found = os.stat(os.path.join(folder, name), follow_symlinks=False)
-            place = os.path.relpath(os.path.join(folder, name), root)
-            digest.update(f"{place}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
+    for root in roots:
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            for name in sorted(files):
+                found = os.stat(os.path.join(folder, name), follow_symlinks=False)
+                place = os.path.relpath(os.path.join(folder, name), root)
+                digest.update(f"{place}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16] if roots else ""

@@ -1,0 +1,128 @@
+"""What people said takes the place of what it is about, in the same split; what is new joins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broken_media import encoded, gradient
+
+from latefuse.config import Data
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.data.sources import raw_digest
+from latefuse.review import corrections
+from latefuse.steps import prepare
+from latefuse.tracking import Null
+
+Row = dict[str, Any]
+OPTIONS = {"tables": {"judgements": {"file": "checks.jsonl"}}}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Thirty checks with a picture each."""
+    root, rows = tmp_path / "shop", []
+    root.mkdir()
+    for number in range(30):
+        (root / f"{number}.png").write_bytes(encoded(gradient(20 + number, 20), "PNG"))
+        rows.append(
+            {"id": f"c{number}", "task": "fits", "instruction": "it fits", "image": f"{number}.png",
+             "text": f"claim {number}", "label": number % 2 == 0, "negative": "" if number % 2 == 0 else "random"}
+        )  # fmt: skip
+    (root / "checks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return root
+
+
+def prepared(shop: Path, name: str, *folders: Path) -> Dataset:
+    data = Data.model_validate(
+        {"source": "manifest", "path": str(shop), "options": OPTIONS, "corrections": [str(one) for one in folders]}
+    )
+    prepare.run(data, shop.parent / name, Null())
+    return Dataset(shop.parent / name)
+
+
+def said(data: Dataset, folder: Path, votes: Mapping[str, bool], who: str = "ann") -> Path:
+    """As `latefuse review import` leaves it."""
+    given = [corrections.Vote(id, label, who, "", id) for id, label in votes.items()]
+    corrections.write(corrections.corrected(given, data.rows("judgements")).rows, folder, data.media)
+    return folder
+
+
+def rows_of(data: Dataset) -> dict[str, Row]:
+    return {row["id"]: row for row in data.rows("judgements")}
+
+
+def test_a_correction_takes_the_place_of_its_judgement(shop: Path, tmp_path: Path) -> None:
+    before = prepared(shop, "before")
+    old = rows_of(before)
+    chosen = [key for key, row in old.items() if row["split_item"] != "test"][:5]
+    folder = said(before, tmp_path / "said", {key: not old[key]["label"] for key in chosen})
+    after = prepared(shop, "after", folder)
+    assert "corrections: 5 judgement(s) replaced, 0 added" in after.manifest["notes"]
+    new = rows_of(after)
+    assert new.keys() == old.keys()
+    for key, row in old.items():
+        if key in chosen:
+            word = "person" if row["label"] else ""
+            assert new[key] == {**row, "label": not row["label"], "source": "person", "negative": word}
+        else:
+            assert new[key] == row
+
+
+def test_the_last_word_counts_also_about_a_correction(shop: Path, tmp_path: Path) -> None:
+    before = prepared(shop, "before")
+    one, two = [key for key, row in rows_of(before).items() if row["split_item"] == "train"][:2]
+    first = said(before, tmp_path / "first", {one: True, two: True}, "ann")
+    second = said(before, tmp_path / "second", {one: False}, "bob")
+    (third := tmp_path / "third").mkdir()
+    entries = [json.loads(line) for line in (first / "judgements.jsonl").read_text(encoding="utf-8").splitlines()]
+    about = next(row for row in entries if row["id"].startswith(f"{two}-person-"))
+    third_row = {**about, "id": f"{about['id']}-person-0123abcd", "label": False}
+    (third / "judgements.jsonl").write_text(json.dumps(third_row) + "\n", encoding="utf-8")
+    after = prepared(shop, "after", first, second, third)
+    assert "corrections: 2 judgement(s) replaced, 0 added" in after.manifest["notes"]
+    assert [rows_of(after)[key]["label"] for key in (one, two)] == [False, False]
+    back = prepared(shop, "back", second, first)
+    assert rows_of(back)[one]["label"] is True
+
+
+def test_pairs_that_the_source_does_not_have_join_with_their_pictures(shop: Path, tmp_path: Path) -> None:
+    before = prepared(shop, "before")
+    old = rows_of(before)["c3"]
+    (folder := tmp_path / "said").mkdir()
+    (folder / "new.png").write_bytes(encoded(gradient(90, 40), "PNG"))
+    (folder / "judgements.jsonl").write_text(
+        json.dumps({**old, "id": "c3-person-aaaaaaaa", "text": "another claim", "image": "new.png"}) + "\n"
+        + json.dumps({**old, "id": "c4-person-bbbbbbbb", "text": "far out", "image": "../shop/4.png"}) + "\n",
+        encoding="utf-8",
+    )  # fmt: skip
+    data = Data.model_validate(
+        {"source": "manifest", "path": str(shop), "options": OPTIONS, "corrections": [str(folder)],
+         "quarantine_budget": 0.2}
+    )  # fmt: skip
+    prepare.run(data, tmp_path / "after", Null())
+    after = Dataset(tmp_path / "after")
+    found = rows_of(after)["c3-person-aaaaaaaa"]
+    assert found["text"] == "another claim"
+    assert after.media(found["image"]).read_bytes() == (folder / "new.png").read_bytes()
+    assert after.manifest["quarantine"] == {"outside-root": 1}
+    assert rows_of(after)["c3"]["source"] == old["source"]
+    assert "corrections: 0 judgement(s) replaced, 2 added" in after.manifest["notes"]
+
+
+def test_a_changed_correction_is_seen_and_a_wrong_folder_named(shop: Path, tmp_path: Path) -> None:
+    before = prepared(shop, "before")
+    folder = said(before, tmp_path / "said", {"c1": True})
+    data = Data.model_validate(
+        {"source": "manifest", "path": str(shop), "options": OPTIONS, "corrections": [str(folder)]}
+    )
+    digest = raw_digest(data)
+    assert digest != raw_digest(data.model_copy(update={"corrections": ()}))
+    said(before, folder, {"c1": True, "c5": True})
+    assert raw_digest(data) != digest
+    with pytest.raises(DataError, match=r"data\.corrections: .*nowhere has no judgements\.jsonl"):
+        prepared(shop, "after", tmp_path / "nowhere")
