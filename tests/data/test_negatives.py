@@ -8,7 +8,9 @@ from collections import Counter
 from latefuse.data.negatives import SWAPS, Captioned, Claims, Judged, swap, telling
 
 PICTURES = [
-    Captioned(f"{split}-{n}", [f"a {colour} {thing} on the {place}", f"the {thing} is near a {place}"], split)
+    Captioned(
+        f"{split}-{n}", [f"a {colour} {thing} on the {place}", f"the {thing} is near a {place}"], split, f"{n}.png"
+    )
     for split in ("train", "test")
     for n, (colour, thing, place) in enumerate(
         [("red", "dog", "beach"), ("blue", "boat", "water"), ("green", "kite", "field"), ("red", "dog", "street")] * 3
@@ -48,7 +50,9 @@ def test_a_swapped_word_says_what_no_caption_says() -> None:
 
 
 def test_a_caption_that_may_well_fit_is_not_taken() -> None:
-    alike = [Captioned(str(n), ["a red dog on the beach", "a dog runs on a beach"], "train") for n in range(4)]
+    alike = [
+        Captioned(str(n), ["a red dog on the beach", "a dog runs on a beach"], "train", f"{n}.png") for n in range(4)
+    ]
     assert not list(Claims(alike, Judged(kinds=("random",))))
     found = [one for one in Claims(alike, Judged(kinds=("attribute",))) if one.negative]
     assert found
@@ -60,6 +64,41 @@ def test_the_nearest_wrong_caption_is_of_a_picture_that_is_alike() -> None:
         "a": "a brown dog runs on a sandy beach", "b": "a brown dog chases birds by a wide river",
         "c": "an old man reads a newspaper indoors", "d": "a woman reads a book on a bench indoors",
     }  # fmt: skip
-    pictures = [Captioned(key, [text], "train") for key, text in captions.items()]
+    pictures = [Captioned(key, [text], "train", f"{key}.png") for key, text in captions.items()]
     found = {one.key: one.text for one in Claims(pictures, Judged(kinds=("nearest",))) if one.negative == "nearest"}
     assert (found["a"], found["b"], found["c"]) == (captions["b"], captions["a"], captions["d"])
+
+
+def test_a_wrong_text_of_the_same_class_is_of_that_class_and_split_where_there_is_one() -> None:
+    texts = {
+        "pear": ("fruit", "a soft pear"),
+        "plum": ("fruit", "small purple plums"),
+        "leek": ("", "green leek stalk"),
+    }
+    pictures = [
+        Captioned(f"{split}-{name}-{n}", [text], split, f"{n}.png", group)
+        for split in ("train", "test")
+        for name, (group, text) in texts.items()
+        for n in range(4)
+    ]
+    found = list(Claims(pictures, Judged(kinds=("same-class",))))
+    wrong = {"pear": texts["plum"][1], "plum": texts["pear"][1]}
+    for one in found:
+        name = one.key.split("-")[1]
+        if one.negative == "same-class":
+            assert one.text == wrong[name]
+        elif one.negative:
+            assert name == "leek"
+            assert one.text in wrong.values()
+    assert Counter(one.negative for one in found) == {"": 24, "same-class": 16, "random": 8}
+
+
+def test_rows_stand_for_their_claims() -> None:
+    claims = Claims(PICTURES, Judged())
+    for row, claim in zip(claims.rows("fits", "here"), claims, strict=True):
+        picture = next(one for one in PICTURES if one.key == claim.key)
+        assert (row["task"], row["source"], row["instruction"]) == ("fits", "here", Judged().instruction)
+        assert (row["item"], row["text"], row["negative"]) == (claim.key, claim.text, claim.negative)
+        assert (row["image"], row["split_item"]) == (picture.path, picture.split)
+        assert row["label"] == (not claim.negative)
+    assert len({row["id"] for row in claims.rows("fits", "here")}) == len(list(claims))

@@ -1,4 +1,4 @@
-"""Judgements out of captioned pictures: each right caption beside a wrong one of the same picture.
+"""Judgements out of pictures with texts: each right text beside a wrong one of the same picture.
 
 A wrong caption of a real picture is a *probable* negative: it may fit by accident. So each is held against all captions
 of the picture before it is taken, and the share that fits all the same has to be looked at by people.
@@ -18,11 +18,13 @@ import numpy as np
 from pydantic import Field
 
 from latefuse.data.schema import SPLITS
+from latefuse.data.sources.files import Row
 from latefuse.data.splits import cut, uniform
 from latefuse.sections import Section, Share
 
-Kind = Literal["random", "nearest", "attribute"]
-NEIGHBOURS = 10
+Kind = Literal["random", "same-class", "nearest", "attribute"]
+NEIGHBOURS, TRIES = 10, 50
+"""Nearest pictures, and drawn ones, among which a wrong caption is looked for."""
 OWN = 0.5
 """Share of a caption's telling words that stand in the picture's own captions from which on it may well fit."""
 
@@ -46,8 +48,9 @@ class Judged(Section):
     """How captions become judgements.
 
     per_picture: right captions of a picture, each with one wrong beside it. kinds: of the wrong ones, in turn; one that
-    a picture does not allow becomes a random one. instruction: the rule. valid, test, seed: splits are drawn here,
-    since a wrong caption is another picture's and must be of the same split; those that the source gives are kept.
+    a picture does not allow becomes a random one; same-class needs classes. instruction: the rule. valid, test, seed:
+    splits are drawn here, since a wrong caption is another picture's and must be of the same split; those that the
+    source gives are kept.
     """
 
     per_picture: int = Field(2, ge=1)
@@ -64,11 +67,14 @@ class Judged(Section):
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture by its key, with its captions and its split."""
+    """A picture by its key, with its captions, its split, the path of its file, and the class that it shares with
+    others, "" where it has none."""
 
     key: str
     captions: Sequence[str]
     split: str
+    path: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,23 @@ class Claims:
     def __init__(self, pictures: Sequence[Captioned], how: Judged) -> None:
         self.pictures, self.how = pictures, how
         self.rooms: dict[str, list[int]] = defaultdict(list)
+        self.classes: dict[tuple[str, str], list[int]] = defaultdict(list)
         for number, picture in enumerate(pictures):
             self.rooms[picture.split].append(number)
+            if picture.group:
+                self.classes[picture.split, picture.group].append(number)
+
+    def rows(self, task: str, source: str) -> Iterator[Row]:
+        """As rows of the table judgements."""
+        known = {picture.key: picture for picture in self.pictures}
+        for number, claim in enumerate(self):
+            picture = known[claim.key]
+            yield {
+                "id": f"judgement:{claim.key}#{number}", "task": task, "instruction": self.how.instruction,
+                "image": picture.path, "text": claim.text, "label": not claim.negative, "source": source,
+                "negative": claim.negative, "item": claim.key, "split_item": picture.split,
+                "_line": picture.path,
+            }  # fmt: skip
 
     def __iter__(self) -> Iterator[Claim]:
         """As many wrong captions as right ones, picture by picture."""
@@ -114,12 +135,17 @@ class Claims:
                 text = self._of_another(number, other, rng)
                 if text:
                     return Claim(key, text, "nearest")
-        room = self.rooms[self.pictures[number].split]
-        for other in rng.sample(room, min(len(room), NEIGHBOURS)):
-            text = self._of_another(number, other, rng)
-            if text:
-                return Claim(key, text, "random")
-        return None
+        if kind == "same-class":
+            found = self._drawn(number, self.classes[self.pictures[number].split, self.pictures[number].group], rng)
+            if found:
+                return Claim(key, found, "same-class")
+        found = self._drawn(number, self.rooms[self.pictures[number].split], rng)
+        return Claim(key, found, "random") if found else None
+
+    def _drawn(self, number: int, room: Sequence[int], rng: random.Random) -> str:
+        """A caption of some other picture in the room; "" where none is found that is wrong."""
+        others = (self._of_another(number, other, rng) for other in rng.sample(room, min(len(room), TRIES)))
+        return next(filter(None, others), "")
 
     def _of_another(self, number: int, other: int, rng: random.Random) -> str:
         """A caption of another picture that says little of what this picture's captions say; "" where it has none."""

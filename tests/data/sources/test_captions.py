@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,25 @@ def test_missing_column_and_folder(tmp_path: Path, collect: Callable[..., Any]) 
     (tmp_path / "captions.csv").write_text(LINES)
     with pytest.raises(DataError, match=r"images: no such file"):
         collect("captions")
+
+
+def test_judgements_keep_their_picture_its_split_and_a_balance(tmp_path: Path, collect: Callable[..., Any]) -> None:
+    things = ["red dog", "blue boat", "green kite", "black horse", "white bird"]
+    lines = [f"{k}.jpg,the {things[k % 5]} {n}" for k in range(40) for n in range(3)]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *lines]))
+    found = collect("captions", images="", judgements={"per_picture": 2, "instruction": "it fits"})
+    rows, items = found["judgements"], {row["id"]: row for row in found["items"]}
+    assert len({row["id"] for row in rows}) == len(rows) == 160
+    assert Counter((row["split_item"], row["label"]) for row in rows) == {
+        (split, label): 2 * sum(row["split_item"] == split for row in items.values())
+        for split in ("train", "valid", "test")
+        for label in (True, False)
+    }
+    for row in rows:
+        assert items[row["item"]]["split_item"] == row["split_item"]
+        assert row["image"] == row["item"]
+        assert (row["instruction"], row["source"], bool(row["negative"])) == ("it fits", "captions", not row["label"])
+        own = things[int(row["item"].removesuffix(".jpg")) % 5]
+        assert (own in row["text"]) == row["label"]
+    with pytest.raises(DataError, match="same-class needs classes"):
+        collect("captions", images="", judgements={"kinds": ["same-class"]})

@@ -141,3 +141,35 @@ def test_lists_that_are_torn_name_their_line(tmp_path: Path, collect: Callable[.
     (tmp_path / "class_list.txt").write_bytes(b"0 macaron\n1 cr\xe8me\n")
     with pytest.raises(DataError, match=r"class_list\.txt:2: not UTF-8"):
         collect("labelled_images", layout="foodx251")
+
+
+def test_judgements_by_the_description_of_a_class(tmp_path: Path, collect: Callable[..., Any]) -> None:
+    classes = {
+        "Pear": ("Fruit", "soft and green"),
+        "Plum": ("Fruit", "small and purple"),
+        "Leek": ("Herb", "long stalk"),
+    }
+    about = [f"{name},{group},{text}" for name, (group, text) in classes.items()]
+    (tmp_path / "classes.csv").write_text("\n".join(["name,kind,text", *about]))
+    pictures = [f"{name}{n}.jpg,{'train' if n < 4 else 'test'},{name}" for name in classes for n in range(6)]
+    (tmp_path / "images.csv").write_text("\n".join(["file,split,label", *pictures]))
+    described = {"file": "classes.csv", "label": "name", "text": "text", "group": "kind"}
+    judgements = {"kinds": ["same-class", "random"], "instruction": "it fits"}
+    found = collect("labelled_images", topic="product", descriptions=described, judgements=judgements)
+    rows, splits = found["judgements"], {row["id"]: row["split_item"] for row in found["items"]}
+    assert Counter(row["label"] for row in rows) == {True: 18, False: 18}
+    for row in rows:
+        name = row["item"][:4]
+        group, text = classes[name]
+        assert (row["task"], row["image"], row["split_item"]) == ("product", row["item"], splits[row["item"]])
+        assert (row["text"] == text) == row["label"]
+        if row["negative"] == "same-class":
+            assert (group, row["text"]) in classes.values()
+    assert {row["item"][:4] for row in rows if row["negative"] == "same-class"} == {"Pear", "Plum"}
+    with pytest.raises(DataError, match=r"same-class needs data\.options\.descriptions\.group"):
+        collect("labelled_images", descriptions={**described, "group": ""}, judgements=judgements)
+    with pytest.raises(DataError, match=r"needs data\.options\.descriptions, a table"):
+        collect("labelled_images", judgements=judgements)
+    (tmp_path / "classes.csv").write_text("\n".join(["name,kind,text", *about[:2]]))
+    with pytest.raises(DataError, match=r"classes\.csv: no 'text' for name 'Leek' \(1 in all\)"):
+        collect("labelled_images", descriptions=described, judgements=judgements)

@@ -57,6 +57,8 @@ class Captions:
         require(below(root, options.file), needed, options.delimiter)
         if options.images:
             below(root, options.images)
+        if options.judgements and "same-class" in options.judgements.kinds:
+            raise DataError("data.options.judgements.kinds: same-class needs classes, which captions do not have")
 
     def tables(self) -> Tables:
         """items and conversations, and judgements where the options ask for them."""
@@ -64,18 +66,13 @@ class Captions:
         return {**tables, **({"judgements": self._judgements} if self.options.judgements else {})}
 
     def _judgements(self) -> Iterator[Row]:
-        how, options = self.options.judgements, self.options
-        assert how is not None
-        told = [row for row in limited(self._pictures, "image", options.limit)() if "_error" not in row]
-        claims = Claims([Captioned(row["image"], row["captions"], row["split"]) for row in told], how)
-        splits = {row["image"]: row["split"] for row in told}
-        for number, claim in enumerate(claims):
-            path = f"{options.images}/{claim.key}" if options.images else claim.key
-            yield {
-                "id": f"judgement:{claim.key}#{number}", "task": "caption", "instruction": how.instruction,
-                "image": path, "text": claim.text, "label": not claim.negative, "source": "captions",
-                "negative": claim.negative, "item": claim.key, "split_item": splits[claim.key],
-            }  # fmt: skip
+        assert self.options.judgements is not None
+        told = (row for row in limited(self._pictures, "image", self.options.limit)() if "_error" not in row)
+        pictures = [Captioned(row["image"], row["captions"], row["split"], self._path(row["image"])) for row in told]
+        yield from Claims(pictures, self.options.judgements).rows("caption", self.name)
+
+    def _path(self, key: str) -> str:
+        return f"{self.options.images}/{key}" if self.options.images else key
 
     def _rows(self, table: str) -> Iterator[Row]:
         options = self.options
@@ -84,7 +81,7 @@ class Captions:
                 yield row
                 continue
             key, line, split = row["image"], row["_line"], row["split"]
-            path = f"{options.images}/{key}" if options.images else key
+            path = self._path(key)
             if table == "items":
                 yield item(key, "", line, split, images=[path], language=options.language)
                 continue

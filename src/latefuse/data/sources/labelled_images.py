@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from latefuse.data.errors import DataError
+from latefuse.data.negatives import Captioned, Claims, Judged
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, lines, read, require, sample
 from latefuse.data.sources.rows import check_splits, item, question, split_name
@@ -26,12 +27,22 @@ class Columns(Section):
     split: str = "split"
 
 
+class Descriptions(Section):
+    """A table with a text for each class: its file and columns. group: the class that it shares with others."""
+
+    file: str
+    label: str = "class"
+    text: str = "description"
+    group: str = ""
+
+
 class LabelledImagesOptions(Section):
     """How the pictures lie and which of them are read.
 
     layout `folders` is <split>/<class>/<file>, or <class>/<file> without official splits.
     per_class keeps that many pictures of each class in each split (a uniform choice, the same in every run);
-    classes keeps only these labels. splits maps the source's own split words to train, valid, test.
+    classes keeps only these labels. splits maps the source's own split words to train, valid, test. judgements: also
+    ask whether a description fits a picture, that of its class beside one of another.
     """
 
     layout: Literal["csv", "folders", "food101", "foodx251"] = "csv"
@@ -43,6 +54,8 @@ class LabelledImagesOptions(Section):
     topic: str = "class"
     question: str = "What is in this picture?"
     language: str = "en"
+    descriptions: Descriptions | None = None
+    judgements: Judged | None = None
 
 
 class Picture(NamedTuple):
@@ -56,7 +69,8 @@ class Picture(NamedTuple):
 
 
 class LabelledImages:
-    """Items (one per picture) and conversations that ask for the class, a closed list of names."""
+    """Items (one per picture), conversations that ask for the class, a closed list of names, and, if asked for,
+    judgements."""
 
     name = "labelled_images"
     Options = LabelledImagesOptions
@@ -71,6 +85,10 @@ class LabelledImages:
             "foodx251": self._from_foodx251,
         }[options.layout]
         self._labels = self._known_labels()
+        if options.judgements:
+            _, groups = self._described()
+            if "same-class" in options.judgements.kinds and not groups:
+                raise DataError("data.options.judgements.kinds: same-class needs data.options.descriptions.group")
         unknown = [f"{name!r}{nearest(name, self._labels)}" for name in options.classes if name not in self._labels]
         if unknown:
             raise DataError(f"data.options.classes: {self.root} has no class {', '.join(unknown)}")
@@ -79,8 +97,38 @@ class LabelledImages:
             raise DataError(f"{self.root}: two class labels read alike once '_' and '-' are spaces; rename one")
 
     def tables(self) -> Tables:
-        """items and conversations."""
-        return {"items": partial(self._rows, "items"), "conversations": partial(self._rows, "conversations")}
+        """items and conversations, and judgements where the options ask for them."""
+        tables = {"items": partial(self._rows, "items"), "conversations": partial(self._rows, "conversations")}
+        return {**tables, **({"judgements": self._judgements} if self.options.judgements else {})}
+
+    def _judgements(self) -> Iterator[Row]:
+        how, (texts, groups) = self.options.judgements, self._described()
+        assert how is not None
+        pictures = [
+            Captioned(one.path, [texts[one.label]], self._split(one) or "", one.path, groups.get(one.label, ""))
+            for one in self._kept()
+            if not one.error
+        ]
+        yield from Claims(pictures, how).rows(self.options.topic, self.name)
+
+    def _split(self, picture: Picture) -> str | None:
+        """A description and those that stand beside it must be of one split: without an official one it is drawn."""
+        how = self.options.judgements
+        return how.split(picture.path) if how and picture.split is None else picture.split
+
+    def _described(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Label -> its description, and the group that it shares. Raises DataError for one without."""
+        how = self.options.descriptions
+        if how is None:
+            raise DataError("data.options.judgements: needs data.options.descriptions, a table with a text a class")
+        path = below(self.root, how.file)
+        require(path, [column for column in (how.label, how.text, how.group) if column])
+        rows = [row for row in read(path) if "_error" not in row]
+        texts = {str(row[how.label]).strip(): " ".join(str(row[how.text] or "").split()) for row in rows}
+        lacking = sorted(label for label in self._labels if not texts.get(label))
+        if lacking:
+            raise DataError(f"{path}: no {how.text!r} for {how.label} {lacking[0]!r} ({len(lacking)} in all)")
+        return texts, {str(row[how.label]).strip(): str(row[how.group]) for row in rows} if how.group else {}
 
     def _rows(self, table: str) -> Iterator[Row]:
         for picture in self._kept():
@@ -90,13 +138,13 @@ class LabelledImages:
             name = spell(picture.label)
             if table == "items":
                 yield item(
-                    picture.path, "", picture.line, picture.split,
+                    picture.path, "", picture.line, self._split(picture),
                     attributes={self.options.topic: name}, images=[picture.path], language=self.options.language,
                 )  # fmt: skip
                 continue
             yield question(
                 f"{self.options.topic}:{picture.path}", self.options.question, name, [("image", picture.path)],
-                {"name": name, "names": self.options.topic}, picture.line, picture.split,
+                {"name": name, "names": self.options.topic}, picture.line, self._split(picture),
                 topic=self.options.topic, item=picture.path,
             )  # fmt: skip
 
