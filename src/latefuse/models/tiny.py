@@ -26,21 +26,24 @@ from transformers import (
 )
 
 from latefuse import progress
-from latefuse.data.demo import judgements
-from latefuse.data.demo.lessons import LOOKS, NO, PIXELS, YES, Check, Lesson, Lessons
+from latefuse.data.demo import checks, judgements
+from latefuse.data.demo.checks import Check, Checks
+from latefuse.data.demo.lessons import LOOKS, PIXELS, Lesson, Lessons
 from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 from latefuse.prompts.splice import Splicer
 from latefuse.prompts.template import template_for
 from latefuse.sections import Section
 
 PATCH = 24
+FIRST_CHECKS = 0.35
+"""Share of the steps of checks that ask for what is there and for single claims only."""
 
 
 class TinyOptions(Section):
     """How the demo base is pre-trained: fixed steps, not seconds, so that every machine builds the same base.
 
-    checks: steps in which it also learns to say whether a claim fits a picture, as bases of the size that judges are
-    made of can, and knows the words of rules; checked: drawings of such a step.
+    checks: steps in which it also learns to say what is in a picture and whether it is as it is said, as bases of the
+    size that judges are made of can, and knows the words of rules; checked: drawings of such a step.
     """
 
     steps: int = 1_000
@@ -60,7 +63,7 @@ class TinyOptions(Section):
     @property
     def more(self) -> tuple[str, ...]:
         """The words that it knows beside those of the kitchen."""
-        return (*judgements.WORDS, YES, NO) if self.checks else ()
+        return (*judgements.WORDS, *checks.WORDS) if self.checks else ()
 
 
 MIX: Mapping[str, float] = {
@@ -172,10 +175,12 @@ def pretrain(
         return caption_loss(model, encoder(draw(lessons, step, settings)), seen)
 
     def checked(step: int) -> torch.Tensor:
-        """One step in four says captions again."""
+        """Lists of claims come later; one step in four says captions again."""
         if step % 4 == 0:
             return told(settings.steps + step)
-        return caption_loss(model, encoder.checks([lessons.check() for _ in range(settings.checked)]), seen)
+        kinds = checks.FIRST if step < FIRST_CHECKS * settings.checks else checks.THEN
+        asked = [Checks(lessons).draw(kinds) for _ in range(settings.checked)]
+        return caption_loss(model, encoder.checks(asked), seen)
 
     _descend(learned, told, settings.steps, settings.lr, "demo base", on_log)
     if settings.checks:

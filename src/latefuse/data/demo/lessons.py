@@ -15,7 +15,7 @@ from itertools import chain, product
 import numpy as np
 from PIL import Image
 
-from latefuse.data.demo import judgements, pictures, words, world
+from latefuse.data.demo import pictures, words, world
 
 PIXELS = 48
 PLAIN = {plain: name for name, (plain, _) in world.COLOURS.items()}
@@ -29,7 +29,6 @@ FRAMES_QUESTION = "what is in each frame of this clip ?"
 WORDS_QUESTION = "write a list ."
 ECHO_QUESTION = ", say it again ."
 GLOSSARY_QUESTION = ", in kitchen words ."
-YES, NO = "yes", "no"
 QUESTIONS = (
     FRAME_QUESTION,
     PICTURE_QUESTION,
@@ -68,19 +67,6 @@ GLOSSARY: Mapping[str, tuple[float, tuple[tuple[str, str], ...]]] = {
     ),
 }
 """Topic -> its share, and plain phrases with what the kitchen calls them."""
-
-
-CHECKED = 4
-"""Claims that are checked of one drawing."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """Claims about one drawing, each with yes or no. before: words that stand before the picture."""
-
-    before: str
-    asked: tuple[tuple[str, str], ...]
-    shown: int
 
 
 @dataclass(frozen=True)
@@ -136,14 +122,15 @@ class Lessons:
 
     def looks_of(self, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Drawings (size, 48, 48, 3) and the class of each aspect of LOOKS, -100 where a drawing does not have it."""
-        drawn = [self._aspects() for _ in range(size)]
+        drawn = [self.aspects() for _ in range(size)]
         classes = {aspect: np.full(size, -100) for aspect in LOOKS}
         for row, (aspects, _) in enumerate(drawn):
             for aspect, value in aspects.items():
                 classes[aspect][row] = LOOKS[aspect].index(value)
         return self.drawings[[number for _, number in drawn]], classes
 
-    def _aspects(self) -> tuple[dict[str, str], int]:
+    def aspects(self) -> tuple[dict[str, str], int]:
+        """What one drawing shows, by LOOKS, and its number."""
         if self.rng.random() < 0.5:
             caption, number = self.rng.choice(self.scenes)
             food, bits, plated, top = (part.split() for part in caption.split(" , "))
@@ -177,36 +164,6 @@ class Lessons:
         frames = self._clip()
         captions = tuple(caption for caption, _ in frames)
         return Lesson("video", FRAMES_QUESTION, captions, tuple(number for _, number in frames))
-
-    def check(self) -> Check:
-        """A drawing, and what is said of it: right half of the time, else wrong in one word or look."""
-        before = " ".join(self.rng.choices(self.said, k=self.rng.choice((0, self.rng.randint(3, 16)))))
-        aspects, number = self._aspects()
-        while "shown" in aspects:
-            aspects, number = self._aspects()
-        if "times" in aspects:
-            asked = [self._checked_drop(aspects) for _ in range(CHECKED)]
-        else:
-            asked = [
-                self._checked_look(look, aspects[look]) for look in self.rng.sample(list(judgements.CLAIMS), CHECKED)
-            ]
-        return Check(f"{before} :" if before else "", tuple(asked), number)
-
-    def _checked_drop(self, aspects: Mapping[str, str]) -> tuple[str, str]:
-        parts = ("times", "colour", "shape")
-        wrong = self.rng.choice((*parts, None, None, None))
-        said = [self._other(part, aspects[part]) if part == wrong else aspects[part] for part in parts]
-        return f"{' '.join(said)} ?", YES if wrong is None else NO
-
-    def _checked_look(self, look: str, true: str) -> tuple[str, str]:
-        right = self.rng.random() < 0.5
-        value = true if right else self._other(look, true)
-        _, claim, key = judgements.CLAIMS[look]
-        said = claim.format(value) if self.rng.random() < 0.5 else f"{key} : {value}"
-        return f"{said} ?", YES if right else NO
-
-    def _other(self, look: str, value: str) -> str:
-        return self.rng.choice([one for one in LOOKS[look] if one != value])
 
     def word_list(self) -> Lesson:
         """Words of the kitchen in no dish's order: the frozen head must have met them."""

@@ -1,0 +1,94 @@
+"""Questions about one drawing, for a base that is to compare words with a picture: what is there, is it as it is said?
+
+Large bases bring this along; the demo's has to be taught. The words are those of general captions, never of a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from latefuse.data.demo import judgements
+from latefuse.data.demo.judgements import CLAIMS, Claims
+from latefuse.data.demo.lessons import LOOKS, Lessons
+
+YES, NO = "yes", "no"
+ASKED = 4
+"""Questions about one drawing."""
+FIRST: Mapping[str, float] = {"look": 0.4, "claim": 0.6}
+THEN: Mapping[str, float] = {"look": 0.25, "claim": 0.25, "list": 0.25, "part": 0.25}
+"""Kinds of questions about a plate -> their share: first what it shows and single claims, then lists of claims too.
+
+Without questions for what is there, claims about small things stay at chance: there is nothing yet to compare with.
+"""
+DROPS: Mapping[str, float] = {"look": 0.4, "claim": 0.6}
+OFTEN: Mapping[str, int] = {"colour": 1, "top": 3, "bits": 3, "plate": 1}
+"""How often a look is asked about: more where it is small."""
+DROP: Mapping[str, str] = {"times": "count", "colour": "colour", "shape": "shape"}
+"""What a drop shows -> what it is asked by."""
+WORDS = (YES, NO, *DROP.values())
+
+
+@dataclass(frozen=True)
+class Check:
+    """Questions about one drawing, each with its answer. before: words that stand before the picture."""
+
+    before: str
+    asked: tuple[tuple[str, str], ...]
+    shown: int
+
+
+class Checks:
+    """An endless supply of questions about what lessons show, from the same seed."""
+
+    def __init__(self, lessons: Lessons) -> None:
+        self.lessons, self.rng = lessons, lessons.rng
+
+    def draw(self, kinds: Mapping[str, float]) -> Check:
+        """A plate or what falls into a pot, and what is asked of it. kinds: FIRST or THEN."""
+        before = " ".join(self.rng.choices(self.lessons.said, k=self.rng.choice((0, self.rng.randint(3, 16)))))
+        shown, number = self.lessons.aspects()
+        while "shown" in shown:
+            shown, number = self.lessons.aspects()
+        asked = [self._drop(shown) if "times" in shown else self._plate(shown, kinds) for _ in range(ASKED)]
+        return Check(f"{before} :" if before else "", tuple(asked), number)
+
+    def _drop(self, shown: Claims) -> tuple[str, str]:
+        if self._one(DROPS) == "look":
+            part = self.rng.choice(tuple(DROP))
+            return f"{DROP[part]} ?", shown[part]
+        wrong = self.rng.choice((*DROP, None, None, None))
+        said = [self._other(part, shown[part]) if part == wrong else shown[part] for part in DROP]
+        return f"{' '.join(said)} ?", YES if wrong is None else NO
+
+    def _plate(self, shown: Claims, kinds: Mapping[str, float]) -> tuple[str, str]:
+        kind = self._one(kinds)
+        if kind in ("look", "claim"):
+            look = self._one(OFTEN)
+            return (f"{CLAIMS[look][2]} ?", shown[look]) if kind == "look" else self._claim(look, shown[look])
+        looks = self.rng.sample(tuple(CLAIMS), self.rng.choice((2, 2, 3)))
+        wrong = self._wrong(looks, half=kind == "list")
+        claims = {look: self._other(look, shown[look]) if look in wrong else shown[look] for look in looks}
+        text = self.rng.choice(judgements.FORMATS)(claims)
+        if kind == "list":
+            return f"{text} ?", NO if wrong else YES
+        part = self.rng.choice(looks)
+        return f"{text} : {CLAIMS[part][2]} ?", NO if part in wrong else YES
+
+    def _claim(self, look: str, true: str) -> tuple[str, str]:
+        right = self.rng.random() < 0.5
+        value = true if right else self._other(look, true)
+        _, claim, key = CLAIMS[look]
+        said = claim.format(value) if self.rng.random() < 0.5 else f"{key} : {value}"
+        return f"{said} ?", YES if right else NO
+
+    def _wrong(self, looks: Sequence[str], half: bool) -> set[str]:
+        """The looks that are said wrong. half: none of them in half of all lists, else each by itself half the time."""
+        share = 1 - 0.5 ** (1 / len(looks)) if half else 0.5
+        return {look for look in looks if self.rng.random() < share}
+
+    def _other(self, look: str, value: str) -> str:
+        return self.rng.choice([one for one in LOOKS[look] if one != value])
+
+    def _one(self, shares: Mapping[str, float]) -> str:
+        return self.rng.choices(tuple(shares), weights=tuple(shares.values()))[0]
