@@ -81,12 +81,14 @@ class Verdicts(Section):
 
     policy: of the threshold. abstain: which rows go to people instead; None for none. dual_encoder: folder of a CLIP or
     SigLIP model that is measured beside the arms. sentence_encoder: a folder or `pip:<package>` for the words of the
-    linear map, by default the backbone's own language model. beside: rows that are answered freely, and asked again
-    with what a text must not be able to do.
+    linear map, by default the backbone's own language model. max_rows: test rows that are measured, evenly spread; a
+    verdict is cheap, so `evaluation.max_rows` has no say. beside: rows that are answered freely, and asked again with
+    what a text must not be able to do.
     """
 
     policy: Policy = Policy()
     abstain: Abstain | None = None
     dual_encoder: str | None = None
     sentence_encoder: str | None = None
+    max_rows: int | None = Field(None, ge=1)
     beside: int = Field(200, ge=0)

@@ -109,12 +109,15 @@ def test_captions_are_learned() -> None:
 def test_every_answer_of_a_check_is_learned() -> None:
     lessons, tokenizer = Lessons(seed=1, frames=8, scenes=4), kitchen_tokenizer(checks.WORDS)
     encoder = tiny.Encoder(tokenizer, 8)
-    drawn = [Checks(lessons).draw(checks.THEN) for _ in range(3)]
+    drawn = Checks(lessons).conversations(7, checks.THEN)
+    assert sum(map(len, drawn)) == 7
     batch = encoder.checks(drawn)
-    assert batch["shown"].tolist() == [check.shown for check in drawn]
-    for check, labels in zip(drawn, batch["labels"], strict=True):
+    assert batch["shown"].tolist() == [check.shown for several in drawn for check in several]
+    for several, labels in zip(drawn, batch["labels"], strict=True):
         said = tokenizer.convert_ids_to_tokens(labels[labels != -100].tolist())
-        assert " ".join(word.strip("Ġ") for word in said if word != "</s>") == " ".join(word for _, word in check.asked)
+        assert " ".join(word.strip("Ġ") for word in said if word != "</s>") == " ".join(
+            word for check in several for _, word in check.asked
+        )
 
 
 def test_a_base_with_checks_is_another_base(base: Path, tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ class Sources(ArmSources):
         rows = self.dataset.rows("judgements", split, where=self.task.where)
         if not rows:
             raise DataError(f"{self.dataset.path}: no judgement in split {split!r}: nothing to measure a judge on")
-        return [rows[number] for number in evenly(len(rows), self.evaluation.max_rows)] if split == "test" else rows
+        most = self.evaluation.verdicts.max_rows if split == "test" else None
+        return [rows[number] for number in evenly(len(rows), most)]
 
     def measure(self, unit: Unit) -> Found:
         """One unit."""

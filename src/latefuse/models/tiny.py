@@ -150,7 +150,7 @@ def pretrain(
 ) -> None:
     """Teach the tower to see, then bridge and language model to caption what the tower, frozen now, makes of it."""
     lessons = Lessons(settings.seed, settings.frames, more=settings.more)
-    encoder = Encoder(tokenizer, settings.frames)
+    encoder, asking = Encoder(tokenizer, settings.frames), Checks(lessons)
     model.train()
     tower = model.model.image_tower
     heads = nn.ModuleDict(
@@ -179,8 +179,7 @@ def pretrain(
         if step % 4 == 0:
             return told(settings.steps + step)
         kinds = checks.FIRST if step < FIRST_CHECKS * settings.checks else checks.THEN
-        asked = [Checks(lessons).draw(kinds) for _ in range(settings.checked)]
-        return caption_loss(model, encoder.checks(asked), seen)
+        return caption_loss(model, encoder.checks(asking.conversations(settings.checked, kinds)), seen)
 
     _descend(learned, told, settings.steps, settings.lr, "demo base", on_log)
     if settings.checks:
@@ -270,21 +269,21 @@ class Encoder:
         labels = [[-100] * len(prompt) + answer for prompt, answer in rows]
         return self._batch(ids, labels, [number for lesson in lessons for number in lesson.shown])
 
-    def checks(self, checks: Sequence[Check]) -> dict[str, torch.Tensor]:
-        """The same of claims: one conversation a drawing, every answer learned."""
+    def checks(self, conversations: Sequence[Sequence[Check]]) -> dict[str, torch.Tensor]:
+        """The same of questions about one drawing after the other, every answer learned."""
         rows = []
-        for check in checks:
-            (first, answer), *rest = check.asked
-            asked = [(f"{check.before} <image> {first}".strip(), answer), *rest]
+        for several in conversations:
             turns = [
                 {"role": role, "text": text}
-                for pair in asked
+                for check in several
+                for pair in _asked(check)
                 for role, text in zip(("user", "assistant"), pair, strict=True)
             ]
-            encoded = self.splicer.encode(turns, [{"modality": "image", "path": "lesson"}])
+            encoded = self.splicer.encode(turns, [{"modality": "image", "path": "lesson"}] * len(several))
             assert encoded is not None
             rows.append(encoded)
-        return self._batch([row.input_ids for row in rows], [row.labels for row in rows], [one.shown for one in checks])
+        shown = [check.shown for several in conversations for check in several]
+        return self._batch([row.input_ids for row in rows], [row.labels for row in rows], shown)
 
     def _batch(self, ids: list[list[int]], labels: list[list[int]], shown: list[int]) -> dict[str, torch.Tensor]:
         longest = max(map(len, ids))
@@ -316,6 +315,12 @@ class Encoder:
     @staticmethod
     def _padded(rows: list[list[int]], value: int, length: int) -> torch.Tensor:
         return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+
+
+def _asked(check: Check) -> list[tuple[str, str]]:
+    """Questions and answers, the drawing at the beginning of the first."""
+    (first, answer), *rest = check.asked
+    return [(f"{check.before} <image> {first}".strip(), answer), *rest]
 
 
 def caption_loss(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
+from pages import HOSTILE, PICTURE, Balanced
 
 from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, Line, MeasuredArm
 from latefuse.evaluation.cost import Cost
@@ -16,32 +16,9 @@ from latefuse.evaluation.report.neighbours import NeighbourCard, Shown
 from latefuse.evaluation.report.retrieval import RetrievalReport, build
 
 NAN = float("nan")
-HOSTILE = '<script>alert("x")</script><img src=x onerror=y>'
-PICTURE = "data:image/jpeg;base64,AAAA"
-VOID = {"meta", "link", "img", "line", "rect", "circle"}
 METRICS = ("recall_at_10", "recall_at_100", "ndcg_at_10", "ndcg_at_100", "mrr")
 MEANS = {"popularity": 0.051, "co-occurrence": 0.281, "base": 0.121, "notellm2": 0.154}
 GROUPS = {"popularity": "floor", "co-occurrence": "floor", "base": "control", "notellm2": "main"}
-
-
-class Balanced(HTMLParser):
-    """Fails on a tag that is closed without being open; remembers what is loaded and what can be linked to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "data", "srcset")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
 
 
 def _near(value: float, rows: int = 400) -> Estimate:

@@ -14,7 +14,8 @@ from latefuse.data.demo.lessons import LOOKS, Lessons
 
 YES, NO = "yes", "no"
 ASKED = 4
-"""Questions about one drawing."""
+MOST = 3
+"""Questions about one drawing, and drawings in one conversation."""
 FIRST: Mapping[str, float] = {"look": 0.4, "claim": 0.6}
 THEN: Mapping[str, float] = {"look": 0.25, "claim": 0.25, "list": 0.25, "part": 0.25}
 """Kinds of questions about a plate -> their share: first what it shows and single claims, then lists of claims too.
@@ -43,6 +44,15 @@ class Checks:
 
     def __init__(self, lessons: Lessons) -> None:
         self.lessons, self.rng = lessons, lessons.rng
+
+    def conversations(self, count: int, kinds: Mapping[str, float]) -> list[list[Check]]:
+        """`count` drawings, one to MOST to a conversation: what is asked is always about the last one."""
+        found, left = [], count
+        while left:
+            size = min(left, self.rng.randint(1, MOST))
+            found.append([self.draw(kinds) for _ in range(size)])
+            left -= size
+        return found
 
     def draw(self, kinds: Mapping[str, float]) -> Check:
         """A plate or what falls into a pot, and what is asked of it. kinds: FIRST or THEN."""
