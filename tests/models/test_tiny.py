@@ -109,7 +109,7 @@ def test_captions_are_learned() -> None:
 def test_every_answer_of_a_check_is_learned() -> None:
     lessons, tokenizer = Lessons(seed=1, frames=8, scenes=4), kitchen_tokenizer(checks.WORDS)
     encoder = tiny.Encoder(tokenizer, 8)
-    drawn = Checks(lessons).conversations(7, checks.THEN)
+    drawn = Checks(lessons).then(7)
     assert sum(map(len, drawn)) == 7
     batch = encoder.checks(drawn)
     assert batch["shown"].tolist() == [check.shown for several in drawn for check in several]

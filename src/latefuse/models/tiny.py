@@ -35,7 +35,7 @@ from latefuse.prompts.template import template_for
 from latefuse.sections import Section
 
 PATCH = 24
-FIRST_CHECKS = 0.35
+FIRST_CHECKS = 0.55
 """Share of the steps of checks that ask for what is there and for single claims only."""
 
 
@@ -178,8 +178,8 @@ def pretrain(
         """Lists of claims come later; one step in four says captions again."""
         if step % 4 == 0:
             return told(settings.steps + step)
-        kinds = checks.FIRST if step < FIRST_CHECKS * settings.checks else checks.THEN
-        return caption_loss(model, encoder.checks(asking.conversations(settings.checked, kinds)), seen)
+        ask = asking.first if step < FIRST_CHECKS * settings.checks else asking.then
+        return caption_loss(model, encoder.checks(ask(settings.checked)), seen)
 
     _descend(learned, told, settings.steps, settings.lr, "demo base", on_log)
     if settings.checks:

@@ -77,6 +77,29 @@ def test_drops_are_asked_by_count_colour_and_shape(lessons: Lessons) -> None:
     assert told[YES] / (told[YES] + told[NO]) == pytest.approx(0.5, abs=0.06)
 
 
+def test_conversations_hold_several_drawings_and_some_are_about_one_kind_of_claim(lessons: Lessons) -> None:
+    captions = {number: spoken(caption) for caption, number in lessons.scenes}
+    draws, about, sizes = Checks(lessons), Counter[str](), Counter[int]()
+    for _ in range(30):
+        several = draws.then(32)
+        assert sum(map(len, several)) == 32
+        for checks_ in several:
+            sizes[len(checks_)] += 1
+            if not (opening := checks_[0].before).startswith("about the "):
+                continue
+            key = opening.removeprefix("about the ").removesuffix(" :")
+            about[key] += 1
+            for check in checks_:
+                assert check is checks_[0] or not check.before
+                for question, told in check.asked:
+                    said = claimed(question.removesuffix(" ?"))
+                    assert told == (YES if said[key] == captions[check.shown][key] else NO)
+    assert set(about) == set(KEYS)
+    assert sum(about.values()) / sum(sizes.values()) == pytest.approx(checks.TOPICS, abs=0.05)
+    assert set(sizes) == {1, 2, 3}
+    assert all(len(one) == 1 for one in draws.first(5))
+
+
 def test_the_same_seed_asks_the_same() -> None:
     def some() -> list[Check]:
         draws = Checks(Lessons(seed=4, frames=8, scenes=4, more=checks.WORDS))

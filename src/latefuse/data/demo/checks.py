@@ -5,7 +5,7 @@ Large bases bring this along; the demo's has to be taught. The words are those o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from latefuse.data.demo import judgements
@@ -14,8 +14,8 @@ from latefuse.data.demo.lessons import LOOKS, Lessons
 
 YES, NO = "yes", "no"
 ASKED = 4
-MOST = 3
-"""Questions about one drawing, and drawings in one conversation."""
+MOST, TOPICS = 3, 0.3
+"""Questions about one drawing; drawings in one conversation, and how many conversations are about one kind of claim."""
 FIRST: Mapping[str, float] = {"look": 0.4, "claim": 0.6}
 THEN: Mapping[str, float] = {"look": 0.25, "claim": 0.25, "list": 0.25, "part": 0.25}
 """Kinds of questions about a plate -> their share: first what it shows and single claims, then lists of claims too.
@@ -27,7 +27,7 @@ OFTEN: Mapping[str, int] = {"colour": 1, "top": 3, "bits": 3, "plate": 1}
 """How often a look is asked about: more where it is small."""
 DROP: Mapping[str, str] = {"times": "count", "colour": "colour", "shape": "shape"}
 """What a drop shows -> what it is asked by."""
-WORDS = (YES, NO, *DROP.values())
+WORDS = (YES, NO, *DROP.values(), "about", "the")
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,43 @@ class Checks:
     def __init__(self, lessons: Lessons) -> None:
         self.lessons, self.rng = lessons, lessons.rng
 
-    def conversations(self, count: int, kinds: Mapping[str, float]) -> list[list[Check]]:
-        """`count` drawings, one to MOST to a conversation: what is asked is always about the last one."""
+    def first(self, count: int) -> list[list[Check]]:
+        """`count` drawings, one to a conversation: what they show, and single claims."""
+        return [[self.draw(FIRST)] for _ in range(count)]
+
+    def then(self, count: int) -> list[list[Check]]:
+        """`count` drawings, one to MOST to a conversation, each asked about in its turn: lists of claims too.
+
+        A share of conversations says once, in the beginning, which claim it is about.
+        """
         found, left = [], count
         while left:
             size = min(left, self.rng.randint(1, MOST))
-            found.append([self.draw(kinds) for _ in range(size)])
+            if self.rng.random() < TOPICS:
+                found.append(self._about(self.rng.choice(tuple(CLAIMS)), size))
+            else:
+                found.append([self.draw(THEN) for _ in range(size)])
             left -= size
         return found
+
+    def _about(self, look: str, size: int) -> list[Check]:
+        several = []
+        for number in range(size):
+            shown, drawing = self._shown(plate=True)
+            asked = tuple(self._part(shown, look, said=False) for _ in range(ASKED))
+            several.append(Check("" if number else f"about the {CLAIMS[look][2]} :", asked, drawing))
+        return several
+
+    def _shown(self, plate: bool = False) -> tuple[Claims, int]:
+        while True:
+            shown, number = self.lessons.aspects()
+            if "plate" in shown or (not plate and "times" in shown):
+                return shown, number
 
     def draw(self, kinds: Mapping[str, float]) -> Check:
         """A plate or what falls into a pot, and what is asked of it. kinds: FIRST or THEN."""
         before = " ".join(self.rng.choices(self.lessons.said, k=self.rng.choice((0, self.rng.randint(3, 16)))))
-        shown, number = self.lessons.aspects()
-        while "shown" in shown:
-            shown, number = self.lessons.aspects()
+        shown, number = self._shown()
         asked = [self._drop(shown) if "times" in shown else self._plate(shown, kinds) for _ in range(ASKED)]
         return Check(f"{before} :" if before else "", tuple(asked), number)
 
@@ -76,14 +98,24 @@ class Checks:
         if kind in ("look", "claim"):
             look = self._one(OFTEN)
             return (f"{CLAIMS[look][2]} ?", shown[look]) if kind == "look" else self._claim(look, shown[look])
+        if kind == "part":
+            return self._part(shown, self.rng.choice(tuple(CLAIMS)), said=True)
         looks = self.rng.sample(tuple(CLAIMS), self.rng.choice((2, 2, 3)))
-        wrong = self._wrong(looks, half=kind == "list")
+        share = 1 - 0.5 ** (1 / len(looks))
+        wrong = {look for look in looks if self.rng.random() < share}
+        return f"{self._list(shown, looks, wrong)} ?", NO if wrong else YES
+
+    def _part(self, shown: Claims, look: str, said: bool) -> tuple[str, str]:
+        """A list of claims of which one counts. said: whether the question names it."""
+        looks = [look, *self.rng.sample([one for one in CLAIMS if one != look], self.rng.choice((1, 1, 2)))]
+        self.rng.shuffle(looks)
+        wrong = {one for one in looks if self.rng.random() < 0.5}
+        named = f" : {CLAIMS[look][2]}" if said else ""
+        return f"{self._list(shown, looks, wrong)}{named} ?", NO if look in wrong else YES
+
+    def _list(self, shown: Claims, looks: Sequence[str], wrong: Collection[str]) -> str:
         claims = {look: self._other(look, shown[look]) if look in wrong else shown[look] for look in looks}
-        text = self.rng.choice(judgements.FORMATS)(claims)
-        if kind == "list":
-            return f"{text} ?", NO if wrong else YES
-        part = self.rng.choice(looks)
-        return f"{text} : {CLAIMS[part][2]} ?", NO if part in wrong else YES
+        return self.rng.choice(judgements.FORMATS)(claims)
 
     def _claim(self, look: str, true: str) -> tuple[str, str]:
         right = self.rng.random() < 0.5
@@ -91,11 +123,6 @@ class Checks:
         _, claim, key = CLAIMS[look]
         said = claim.format(value) if self.rng.random() < 0.5 else f"{key} : {value}"
         return f"{said} ?", YES if right else NO
-
-    def _wrong(self, looks: Sequence[str], half: bool) -> set[str]:
-        """The looks that are said wrong. half: none of them in half of all lists, else each by itself half the time."""
-        share = 1 - 0.5 ** (1 / len(looks)) if half else 0.5
-        return {look for look in looks if self.rng.random() < share}
 
     def _other(self, look: str, value: str) -> str:
         return self.rng.choice([one for one in LOOKS[look] if one != value])
