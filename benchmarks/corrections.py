@@ -26,6 +26,7 @@ from latefuse import configfile
 from latefuse.config import Config, Job
 from latefuse.data.dataset import Dataset
 from latefuse.data.demo import world
+from latefuse.data.sources.demo import DemoOptions
 from latefuse.models import adapters
 from latefuse.models.backbone import load
 from latefuse.review import people
@@ -98,8 +99,10 @@ def main() -> int:
     options = parser.parse_args()
     config = configfile.load(RECIPE, options.profile)
     data, base = Dataset(options.run / "prepare"), options.run / "backbone"
-    plates = {dish.id: dish.plating for dish in world.dishes(config.recipe.data.options["dishes"], 0)}
+    made = DemoOptions.model_validate(config.recipe.data.options)
+    plates = {dish.id: dish.plating for dish in world.dishes(made.dishes, made.seed)}
     near = twins(data.rows("judgements", "test"), plates)
+    assert not any(row["label"] for row in near), "a board is no square plate here"
     known = {row["id"] for row in near}
     rest = [row for row in data.rows("judgements", "test") if row["id"] not in known]
     wrong = twins(data.rows("judgements", "train"), plates)

@@ -28,12 +28,10 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, VideoLlava
 
 from latefuse.config import Job
 from latefuse.data.dataset import Dataset, store_medium, write_dataset
-from latefuse.models.adapters import attach
 from latefuse.models.backbone import Backbone, load
 from latefuse.models.folder import seal
 from latefuse.models.tiny import TinyOptions, architecture, image_processor
 from latefuse.models.tiny_random import byte_tokenizer
-from latefuse.steps.finetune import adapter_of
 from latefuse.tasks import instruct
 from latefuse.training import engine
 from latefuse.training.batching import pad
@@ -85,7 +83,7 @@ def prepared(folder: Path, job: Job) -> tuple[Dataset, Backbone, dict[str, list[
     """What both paths start from."""
     data, backbone = Dataset(folder / "dataset"), load(folder / "backbone")
     rows = {"video": instruct.examples(data, job.tasks["video"], "train", backbone)}
-    attach(backbone, adapter_of(job.tasks), "video", job.seed)
+    instruct.attach(backbone, job.tasks, job.seed)
     return data, backbone, rows
 
 

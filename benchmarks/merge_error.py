@@ -21,7 +21,7 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from latefuse.config import MergeMethod
+from latefuse.config_fusion import MergeMethod
 from latefuse.fusion.changes import base_weights
 from latefuse.fusion.folders import delta, read, save_merged
 from latefuse.fusion.weights import merge

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from latefuse.cluster import submit
-from latefuse.cluster.local import sources
+from latefuse.cluster.local import arguments
 from latefuse.config import Config
 from pipelines.compile import compile_pipeline
 
@@ -39,7 +39,7 @@ def submit_pipeline(config: Config, options: argparse.Namespace) -> int:
             pipeline=name,
             version=version,
             experiment=config.recipe.name,
-            arguments={**sources(), "image": image},
+            arguments={**arguments(config), "image": image},
             namespace=options.namespace,
             service_account=config.profile.default.service_account,
         )

@@ -90,7 +90,28 @@ def test_a_wrong_text_of_the_same_class_is_of_that_class_and_split_where_there_i
         elif one.negative:
             assert name == "leek"
             assert one.text in wrong.values()
+    # All but the leeks exchange within their class; those have nobody left to exchange with but draw all the same.
     assert Counter(one.negative for one in found) == {"": 24, "same-class": 16, "random": 8}
+
+
+def test_words_alone_do_not_tell_which_description_is_right() -> None:
+    """Classes of very different sizes: each text is wrong as often as it is right."""
+    sizes = {
+        ("apple", "red and round"): 30,
+        ("apple", "green and sour"): 7,
+        ("", "a long stalk"): 21,
+        ("", "orange root"): 9,
+    }
+    pictures = [
+        Captioned(f"{text}-{n}", [text], "train", "", group)
+        for (group, text), many in sizes.items()
+        for n in range(many)
+    ]
+    found = list(Claims(pictures, Judged(kinds=("same-class", "random"))))
+    told = Counter((one.text, not one.negative) for one in found)
+    for _, text in sizes:
+        assert told[text, True] == told[text, False] > 0
+    assert {one.negative for one in found} == {"", "same-class", "random"}
 
 
 def test_rows_stand_for_their_claims() -> None:

@@ -172,9 +172,9 @@ def test_rules_of_one_task_keep_their_own_demonstrations_and_beginnings(
 
 
 def test_rows_of_a_source_with_weight_are_seen_as_often_as_it_says(judged: Dataset, backbone: Any) -> None:
-    task = task_of(demos=0, weights={"person": 3})
+    task = task_of(demos=0)
     rows = [
-        replace(row, times=task.judge.weights.get("person" if number % 8 == 0 else "", 1))
+        replace(row, times=3 if number % 8 == 0 else 1)
         for number, row in enumerate(judge.examples(judged, task, "train", backbone))
     ]
     epoch = sum(row.times for row in rows)
@@ -190,9 +190,11 @@ def test_rows_of_a_source_with_weight_are_seen_as_often_as_it_says(judged: Datas
 
 def test_the_weight_of_a_row_is_that_of_its_source(judged: Dataset, backbone: Any) -> None:
     known = judged.rows("judgements", "train")
-    writer = judge.Writer.behind(backbone, task_of(weights={"person": 4}), known, judged.media)
+    writer = judge.Writer.behind(backbone, task_of(weights={"person": 4}), known, Features(backbone, judged.media))
     written = writer.write_all([{**known[0], "source": "person"}, known[1]], fixed=True)
     assert [row.times for row in written if row] == [4, 1]
+    with pytest.raises(DataError, match=r"judge\.weights: no training row has source 'persn'"):
+        judge.select(judged, task_of(weights={"persn": 4}), "train", backbone)
 
 
 def test_labels_that_begin_with_one_token_are_refused(judged: Dataset, fresh_backbone: Callable[..., Any]) -> None:

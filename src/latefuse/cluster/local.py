@@ -29,7 +29,7 @@ class RunError(RuntimeError):
 
 
 def sources() -> dict[str, str]:
-    """The pipeline's parameters: the digest of each step's source."""
+    """The pipeline's parameters but for the data: the digest of each step's source."""
     return {f"{step}_source": source_digest(step) for step in STEPS}
 
 

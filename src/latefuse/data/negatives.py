@@ -135,12 +135,43 @@ class Claims:
                 text = self._of_another(number, other, rng)
                 if text:
                     return Claim(key, text, "nearest")
-        if kind == "same-class":
-            found = self._drawn(number, self.classes[self.pictures[number].split, self.pictures[number].group], rng)
-            if found:
-                return Claim(key, found, "same-class")
+        if number in self._exchanged:
+            text, what = self._exchanged[number]
+            return Claim(key, text, what)
         found = self._drawn(number, self.rooms[self.pictures[number].split], rng)
         return Claim(key, found, "random") if found else None
+
+    @cached_property
+    def _exchanged(self) -> dict[int, tuple[str, str]]:
+        """Picture -> the text that another one gives it, and the kind of that, where pictures have classes.
+
+        Texts change hands, so that each is wrong as often as it is right: words alone must not tell the label.
+        """
+        if not self.classes:
+            return {}
+        kinds = {number: self.how.kinds[number % len(self.how.kinds)] for number in range(len(self.pictures))}
+        found: dict[int, tuple[str, str]] = {}
+        for kind, rooms in (("same-class", self.classes), ("random", self.rooms)):
+            for room in rooms.values():
+                some = [n for n in room if n not in found and kinds[n] in ("same-class", kind)]
+                found |= {number: (text, kind) for number, text in self._exchange(some).items()}
+        return found
+
+    def _exchange(self, room: Sequence[int]) -> dict[int, str]:
+        """The texts of some pictures in another order, drawn so that each is wrong where it comes to.
+
+        Left out is who would get one that may well fit, as where half of the pictures share a text.
+        """
+        given = {number: self.pictures[number].captions[0] for number in room}
+        rng = random.Random(f"{self.how.seed}/{len(room)}/{self.pictures[room[0]].key if room else ''}")
+        for _ in range(TRIES):
+            for number in [number for number in room if not self._is_wrong(number, given[number])]:
+                other = rng.choice(room)
+                given[number], given[other] = given[other], given[number]
+        return {number: text for number, text in given.items() if self._is_wrong(number, text)}
+
+    def _is_wrong(self, number: int, text: str) -> bool:
+        return _share(telling(text), telling(" ".join(self.pictures[number].captions))) < OWN
 
     def _drawn(self, number: int, room: Sequence[int], rng: random.Random) -> str:
         """A caption of some other picture in the room; "" where none is found that is wrong."""

@@ -158,7 +158,7 @@ class Sources(ArmSources):
             return judge_floors.dual_encoder(how.dual_encoder, self.features)
         if unit.seed != NO_SEED:
             adapters.load(backbone, self.adapters[unit.seed, unit.source])
-        writer = judge.Writer.behind(backbone, task, known, self.features.locate)
+        writer = judge.Writer.behind(backbone, task, known, self.features)
         return Asker(writer, self.features, self.evaluation.batch_size)
 
     def _conditions(self, unit: Unit, rows: list[Row]) -> dict[str, list[Row]]:
@@ -238,5 +238,6 @@ def meaning(task: Task) -> str:
     assert task.judge is not None
     count = task.judge.demos
     shown = {0: "no demonstration", 1: "one demonstration"}.get(count, f"{count} demonstrations")
+    shown += ", the nearest" if count and task.judge.choose == "nearest" else ""
     rule_shown = "with the rule" if task.judge.instruction else "without the rule"
     return f"reads {' and '.join(task.modality)}; {shown}, {rule_shown}"

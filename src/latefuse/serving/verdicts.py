@@ -62,9 +62,11 @@ class PairJudge:
         train = Train(max_tokens=self.card.max_tokens or Train().max_tokens)
         task = Task(kind="judge", modality=self.card.modality, table="judgements", train=train, judge=self.card.judge)
         known = data.rows("judgements", "train", where=self.card.where)
+        self.shown = {Path(row["image"]).stem: row["image"] for row in known if row["image"]}
+        """Digest of a picture that it learned from -> its path there: it must not be shown beside itself."""
         self.instructions = {row["task"] or "": row["instruction"] for row in known}
         self.features = Features(self.backbone, lambda ref: Path(ref) if Path(ref).is_absolute() else data.media(ref))
-        self.writer = judge.Writer.behind(self.backbone, task, known, self.features.locate)
+        self.writer = judge.Writer.behind(self.backbone, task, known, self.features)
 
     def row(self, raw: Mapping[str, Any], where: str) -> Row:
         """A line of the pairs as a judgement.
@@ -83,7 +85,10 @@ class PairJudge:
         if "image" in self.card.modality:
             if not image:
                 raise Refusal("no-picture", "nothing to look at")
-            path = str(_picture(self.media, image))
+            picture = _picture(self.media, image)
+            with picture.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            path = self.shown.get(digest, str(picture))
         return {
             "id": _text(raw, "id"), "task": task, "image": path, "named": image, "text": text, "negative": "",
             "instruction": _text(raw, "instruction") or self.instructions.get(task, ""), "item": _text(raw, "item"),

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from latefuse import usage
 from latefuse.config import Data
-from latefuse.data import mining, sources
+from latefuse.data import mining, sources, splits
 from latefuse.data import plan as plans
 from latefuse.data.dataset import BATCH, MANIFEST, Dataset, seal
 from latefuse.data.errors import DataError
@@ -24,8 +24,8 @@ from latefuse.data.ingest import Ingest, Staged, ingest
 from latefuse.data.leaks import Finding
 from latefuse.data.near import Texts
 from latefuse.data.quarantine import Quarantine
-from latefuse.data.schema import TABLES
-from latefuse.data.sources.corrected import Corrected
+from latefuse.data.schema import SPLITS, TABLES
+from latefuse.data.sources.corrected import PERSON, Corrected
 from latefuse.data.store import MediaStore
 from latefuse.tracking import Tracker
 
@@ -42,13 +42,13 @@ def run(data: Data, out: Path, tracker: Tracker, workdir: Path | None = None) ->
     """
     began = time.perf_counter()
     with _workshop(out) as partial:
-        source = _source(data, workdir or partial / "raw")
+        folders = [sources.resolve(path, "data.corrections") for path in data.corrections]
+        source = Corrected(sources.build(data, workdir or partial / "raw"), folders)
         staged, near, refused = _stage(source, data, out, partial)
         plan = plans.make(staged, near, data)
         if data.pairs is not None:
             plan.notes.append(mining.into(staged, plan.codes, plan.units, data))
-        if isinstance(source, Corrected):
-            plan.notes.append(source.told())
+        plan.notes += [*source.notes(), *_by_people(staged, plan)]
         plans.add_pairs(plan, staged, data)
         _stop_on_leaks(plan, data, out)
         for table in staged.rows:
@@ -76,24 +76,26 @@ def _workshop(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _source(data: Data, workdir: Path) -> sources.Source | Corrected:
-    source = sources.build(data, workdir)
-    return Corrected(source, [sources.resolve(path) for path in data.corrections]) if data.corrections else source
-
-
-def _stage(
-    source: sources.Source | Corrected, data: Data, out: Path, partial: Path
-) -> tuple[Staged, Any, dict[str, int]]:
+def _stage(source: Corrected, data: Data, out: Path, partial: Path) -> tuple[Staged, Any, dict[str, int]]:
     """Rows and media through the checks; then the join of near-duplicate texts. Raises DataError above the budget."""
     texts = Texts(partial / "texts", data.leaks.shingle, data.leaks.ignore_words)
     tables = source.tables()
     mining.check(tables, data)
-    beside = source.roots if isinstance(source, Corrected) else None
-    store = MediaStore(source.root, out, data.limits, beside)
+    store = MediaStore(source.source.root, out, data.limits, source.roots)
     with Quarantine(out / "quarantine.parquet") as quarantine, store.opened():
         staged = ingest(tables, Ingest(data, partial, store, texts, quarantine))
     quarantine.check(data.quarantine_budget)
     return staged, texts.near(data.leaks.jaccard), dict(sorted(quarantine.reasons.items()))
+
+
+def _by_people(staged: Staged, plan: plans.SplitPlan) -> list[str]:
+    """How many judgements by people each split has: who learns from them, and what is measured on them."""
+    if "judgements" not in staged.rows:
+        return []
+    by = np.asarray(pq.read_table(staged.path("judgements"), columns=["source"])["source"].to_pylist()) == PERSON
+    names = splits.NAMES[plan.codes["judgements"]["item"]][by]
+    told = ", ".join(f"{(names == split).sum():,} {split}" for split in SPLITS)
+    return [f"judgements by people: {told}"] if by.any() else []
 
 
 def _stop_on_leaks(plan: plans.SplitPlan, data: Data, out: Path) -> None:

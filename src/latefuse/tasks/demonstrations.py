@@ -15,6 +15,8 @@ from latefuse.config_judge import Judge
 Row = Mapping[str, Any]
 Rule = tuple[str, str]
 """Task and instruction: a label is right or wrong by them alone."""
+SPARE, TOGETHER = 16, 1_024
+"""Nearest rows that are kept beside those wanted, since some are too like to be shown; rows that are found together."""
 Vectors = Callable[[Sequence[Row]], NDArray[np.float32]]
 """Vectors (n, d) of judgements, the more alike the larger their inner product."""
 
@@ -34,13 +36,34 @@ class Demonstrations:
             self.by_label[rule_of(row), row["label"]].append(row)
         self._fixed: dict[tuple[Rule, bool], list[Row]] = {}
         self._known: dict[tuple[Rule, bool], NDArray[np.float32]] = {}
-        self._asked: dict[str, NDArray[np.float32]] = {}
+        self._near: dict[tuple[str, bool], NDArray[np.intp]] = {}
 
     def expect(self, rows: Sequence[Row]) -> None:
-        """Make the vectors of rows that `of` is about to be asked for, all at once; those of earlier ones go."""
-        if self.settings.choose == "nearest" and self.settings.demos and rows and self.vectors:
-            made = self.vectors(rows)
-            self._asked = {row["id"]: vector for row, vector in zip(rows, made, strict=True)}
+        """Find the nearest of rows that `of` is about to be asked for, many at a time; those of earlier ones go."""
+        self._near = {}
+        if self.settings.choose == "nearest" and self.settings.demos and self.vectors:
+            for start in range(0, len(rows), TOGETHER):
+                self._find(rows[start : start + TOGETHER], self.vectors(rows[start : start + TOGETHER]))
+
+    def _find(self, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
+        of_rule: dict[Rule, list[int]] = defaultdict(list)
+        for number, row in enumerate(rows):
+            of_rule[rule_of(row)].append(number)
+        for rule, numbers in of_rule.items():
+            for label in (True, False):
+                if known := self.by_label.get((rule, label)):
+                    like = vectors[numbers] @ self._vectors_of((rule, label), known).T
+                    few = min(self.settings.demos + SPARE, len(known))
+                    nearest = np.argpartition(-like, few - 1, axis=1)[:, :few]
+                    order = np.lexsort((nearest, -np.take_along_axis(like, nearest, axis=1)), axis=1)
+                    for number, places in zip(numbers, np.take_along_axis(nearest, order, axis=1), strict=True):
+                        self._near[rows[number]["id"], label] = places
+
+    def _vectors_of(self, group: tuple[Rule, bool], known: Sequence[Row]) -> NDArray[np.float32]:
+        if group not in self._known:
+            assert self.vectors is not None
+            self._known[group] = self.vectors(known)
+        return self._known[group]
 
     def of(self, row: Row, fixed: bool) -> list[Row]:
         """Up to `demos` rows for one that is asked, as many of each label as can be, in a drawn order.
@@ -88,12 +111,12 @@ class Demonstrations:
         rows = self.by_label.get(group, [])
         if not rows:
             return
-        assert self.vectors is not None
-        if group not in self._known:
-            self._known[group] = self.vectors(rows)
-        asked = self._asked.get(row["id"])
-        like = self._known[group] @ (self.vectors([row])[0] if asked is None else asked)
-        yield from (rows[number] for number in np.argsort(-like, kind="stable"))
+        near = self._near.get((row["id"], group[1]), ())
+        yield from (rows[number] for number in near)
+        if len(near) < len(rows):
+            assert self.vectors is not None
+            like = self._vectors_of(group, rows) @ self.vectors([row])[0]
+            yield from (rows[number] for number in np.argsort(-like, kind="stable") if number not in near)
 
 
 def rule_of(row: Row) -> Rule:

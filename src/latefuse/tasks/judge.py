@@ -7,9 +7,8 @@ it is the log-odds of the two labels' first tokens, of which nothing but a numbe
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from latefuse.models.shared_prefix import Prefix
 from latefuse.prompts import MediaRef, Splicer
 from latefuse.prompts.judgement import Shot, judge_template, turns_of
 from latefuse.prompts.splice import IGNORE
+from latefuse.sections import nearest
 from latefuse.tasks import answering
 from latefuse.tasks.answering import Batch, attach, collate, loss, nll, save, warm
 from latefuse.tasks.conversation import LEFT_OUT_LIMIT, Example, Selection
@@ -71,10 +71,10 @@ class Writer:
         label_ids(self.splicer, self.settings)
 
     @classmethod
-    def behind(cls, backbone: Backbone, task: Task, known: Sequence[Any], locate: Callable[[str], Path]) -> Writer:
-        """A writer that shows rows of the training split. locate: the file of a picture by its path in a row."""
+    def behind(cls, backbone: Backbone, task: Task, known: Sequence[Any], features: Features) -> Writer:
+        """A writer that shows rows of the training split, of which features has the pictures."""
         settings = _settings(task)
-        near = Likeness(backbone, locate, known).vectors if settings.choose == "nearest" else None
+        near = Likeness(backbone, features, known, task.modality).vectors if settings.choose == "nearest" else None
         return cls(backbone, task, Demonstrations(known, settings, near))
 
     def write_all(self, rows: Sequence[dict[str, Any]], fixed: bool) -> list[Judgement | None]:
@@ -160,7 +160,9 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
             f"{dataset.path}: no row of {task.table!r} in split {split!r} has {task.where or 'a judgement'}"
         )
     known = rows if split == "train" else dataset.rows(task.table, "train", where=task.where)
-    writer = Writer.behind(backbone, task, known, dataset.media)
+    writer = Writer.behind(backbone, task, known, Features(backbone, dataset.media))
+    if split == "train":
+        _must_weigh(writer.settings, rows)
     fixed = _settings(task).fixed and split != "train"
     kept: list[Example] = []
     left_out = Counter[str]()
@@ -178,6 +180,17 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
             f"{dict(left_out)}; look at train.max_tokens (now {task.train.max_tokens}) and at the task's modality"
         )
     return Selection(kept, dict(left_out), sum(1 for example in kept if example.cut))
+
+
+def _must_weigh(settings: Judge, rows: Sequence[dict[str, Any]]) -> None:
+    """Raises DataError for a weight of a source that no training row is of."""
+    sources = {row["source"] or "" for row in rows}
+    for name in settings.weights:
+        if name not in sources:
+            raise DataError(
+                f"judge.weights: no training row has source {name!r}{nearest(name, sources)}; there are "
+                f"{', '.join(sorted(filter(None, sources))) or 'rows without a source only'}"
+            )
 
 
 def steps(rows: Sequence[Judgement], train: Train, seed: int, parts: int) -> list[list[int]]:

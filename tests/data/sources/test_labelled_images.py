@@ -170,6 +170,12 @@ def test_judgements_by_the_description_of_a_class(tmp_path: Path, collect: Calla
         collect("labelled_images", descriptions={**described, "group": ""}, judgements=judgements)
     with pytest.raises(DataError, match=r"needs data\.options\.descriptions, a table"):
         collect("labelled_images", judgements=judgements)
+    with pytest.raises(DataError, match=r"nothing reads them without data\.options\.judgements"):
+        collect("labelled_images", descriptions=described)
+    (tmp_path / "classes.csv").write_text("\n".join(["name,kind,text", *about, about[0]]))
+    with pytest.raises(DataError, match=r"name 'Pear' stands there twice"):
+        collect("labelled_images", descriptions=described, judgements=judgements)
     (tmp_path / "classes.csv").write_text("\n".join(["name,kind,text", *about[:2]]))
+    assert collect("labelled_images", descriptions=described, judgements=judgements, classes=["Pear", "Plum"])
     with pytest.raises(DataError, match=r"classes\.csv: no 'text' for name 'Leek' \(1 in all\)"):
         collect("labelled_images", descriptions=described, judgements=judgements)

@@ -72,15 +72,17 @@ def build(data: Data, workdir: Path) -> Source:
     return source(workdir, options)
 
 
-def resolve(path: str) -> Path:
-    """A folder of raw data; `$LATEFUSE_REAL_DATA/x` is x below the folder that this variable names."""
+def resolve(path: str, key: str = "data.path") -> Path:
+    """A folder of raw data; `$LATEFUSE_REAL_DATA/x` is x below the folder that this variable names. key: of the recipe,
+    for messages.
+    """
     prefix = f"${REAL_DATA}"
     if path != prefix and not path.startswith(prefix + "/"):
         return Path(path)
     root = os.environ.get(REAL_DATA)
     if not root:
         raise ConfigError(
-            f"data.path: {path} needs the environment variable {REAL_DATA}, the folder with your copies of the public "
+            f"{key}: {path} needs the environment variable {REAL_DATA}, the folder with your copies of the public "
             f"data sets; for instance {REAL_DATA}=../shared/data make local-run RECIPE=..."
         )
     return Path(root) / path[len(prefix) + 1 :]

@@ -85,9 +85,11 @@ class LabelledImages:
             "foodx251": self._from_foodx251,
         }[options.layout]
         self._labels = self._known_labels()
+        if options.descriptions and not options.judgements:
+            raise DataError("data.options.descriptions: nothing reads them without data.options.judgements")
         if options.judgements:
             _, groups = self._described()
-            if "same-class" in options.judgements.kinds and not groups:
+            if "same-class" in options.judgements.kinds and not any(groups.values()):
                 raise DataError("data.options.judgements.kinds: same-class needs data.options.descriptions.group")
         unknown = [f"{name!r}{nearest(name, self._labels)}" for name in options.classes if name not in self._labels]
         if unknown:
@@ -123,12 +125,18 @@ class LabelledImages:
             raise DataError("data.options.judgements: needs data.options.descriptions, a table with a text a class")
         path = below(self.root, how.file)
         require(path, [column for column in (how.label, how.text, how.group) if column])
-        rows = [row for row in read(path) if "_error" not in row]
-        texts = {str(row[how.label]).strip(): " ".join(str(row[how.text] or "").split()) for row in rows}
-        lacking = sorted(label for label in self._labels if not texts.get(label))
+        texts: dict[str, str] = {}
+        groups: dict[str, str] = {}
+        for row in read(path):
+            label = " ".join(str(row.get(how.label) or "").split())
+            if label in texts:
+                raise DataError(f"{path.name}: {row['_line']}: {how.label} {label!r} stands there twice; keep one text")
+            texts[label] = " ".join(str(row.get(how.text) or "").split())
+            groups[label] = " ".join(str(row.get(how.group) or "").split()) if how.group else ""
+        lacking = sorted(label for label in self.options.classes or self._labels if not texts.get(label))
         if lacking:
             raise DataError(f"{path}: no {how.text!r} for {how.label} {lacking[0]!r} ({len(lacking)} in all)")
-        return texts, {str(row[how.label]).strip(): str(row[how.group]) for row in rows} if how.group else {}
+        return texts, groups
 
     def _rows(self, table: str) -> Iterator[Row]:
         for picture in self._kept():
