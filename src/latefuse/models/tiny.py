@@ -35,7 +35,7 @@ from latefuse.prompts.template import template_for
 from latefuse.sections import Section
 
 PATCH = 24
-FIRST_CHECKS = 0.55
+FIRST_CHECKS = 0.45
 """Share of the steps of checks that ask for what is there and for single claims only."""
 
 

@@ -83,6 +83,7 @@ def test_conversations_hold_several_drawings_and_some_are_about_one_kind_of_clai
     for _ in range(30):
         several = draws.then(32)
         assert sum(map(len, several)) == 32
+        assert len({len(one) for one in several[:-1]}) == 1
         for checks_ in several:
             sizes[len(checks_)] += 1
             if not (opening := checks_[0].before).startswith("about the "):

@@ -1,6 +1,7 @@
 """Questions about one drawing, for a base that is to compare words with a picture: what is there, is it as it is said?
 
-Large bases bring this along; the demo's has to be taught. The words are those of general captions, never of a rule.
+Large bases bring this along; the demo's has to be taught. Claims and the forms of texts are those of judgements, on
+drawings of its own; what is left to a judge are rules in their own words and what follows from them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from latefuse.data.demo.lessons import LOOKS, Lessons
 
 YES, NO = "yes", "no"
 ASKED = 4
-MOST, TOPICS = 3, 0.3
+MOST, TOPICS = 3, 0.4
 """Questions about one drawing; drawings in one conversation, and how many conversations are about one kind of claim."""
 FIRST: Mapping[str, float] = {"look": 0.4, "claim": 0.6}
 THEN: Mapping[str, float] = {"look": 0.25, "claim": 0.25, "list": 0.25, "part": 0.25}
@@ -52,17 +53,16 @@ class Checks:
     def then(self, count: int) -> list[list[Check]]:
         """`count` drawings, one to MOST to a conversation, each asked about in its turn: lists of claims too.
 
-        A share of conversations says once, in the beginning, which claim it is about.
+        A share of conversations says once, in the beginning, which claim it is about. All have as many drawings, so that
+        a batch of them is little padded; only the last one may have fewer.
         """
-        found, left = [], count
-        while left:
-            size = min(left, self.rng.randint(1, MOST))
-            if self.rng.random() < TOPICS:
-                found.append(self._about(self.rng.choice(tuple(CLAIMS)), size))
-            else:
-                found.append([self.draw(THEN) for _ in range(size)])
-            left -= size
-        return found
+        most = self.rng.randint(1, MOST)
+        return [self._conversation(min(most, count - begun)) for begun in range(0, count, most)]
+
+    def _conversation(self, size: int) -> list[Check]:
+        if self.rng.random() < TOPICS:
+            return self._about(self.rng.choice(tuple(CLAIMS)), size)
+        return [self.draw(THEN) for _ in range(size)]
 
     def _about(self, look: str, size: int) -> list[Check]:
         several = []
