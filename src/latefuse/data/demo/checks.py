@@ -53,8 +53,8 @@ class Checks:
     def then(self, count: int) -> list[list[Check]]:
         """`count` drawings, one to MOST to a conversation, each asked about in its turn: lists of claims too.
 
-        A share of conversations says once, in the beginning, which claim it is about. All have as many drawings, so that
-        a batch of them is little padded; only the last one may have fewer.
+        A share of conversations says once, in the beginning, which claim it is about. All have as many drawings but for
+        the last, so that a batch of them is little padded.
         """
         most = self.rng.randint(1, MOST)
         return [self._conversation(min(most, count - begun)) for begun in range(0, count, most)]
