@@ -20,13 +20,14 @@ examples:
       --out work/image
   latefuse compile configs/recipes/demo.yaml --profile cpu-cluster --out build/demo.yaml
   latefuse submit configs/recipes/demo.yaml --host http://localhost:8080 --wait
-  latefuse embed RUN/finetune-notellm2 --dataset RUN/prepare --backbone RUN/backbone --out vectors
+  RUN=.latefuse/latest/notellm2
+  latefuse embed $RUN/finetune-notellm2 --dataset $RUN/prepare --backbone $RUN/backbone --out vectors
   latefuse search vectors --item dish-0007
-  latefuse search vectors --words "a red star" --adapter RUN/finetune-notellm2 --backbone RUN/backbone
-  latefuse judge RUN/finetune-judge --backbone RUN/backbone --dataset RUN/prepare --rulings RUN/evaluate/rulings.json \\
+  latefuse search vectors --words "a red star" --adapter $RUN/finetune-notellm2 --backbone $RUN/backbone
+  latefuse judge $RUN/finetune-judge --backbone $RUN/backbone --dataset $RUN/prepare --rulings $RUN/evaluate/rulings.json \\
       --pairs pairs.csv --media pictures --out verdicts
   latefuse review export verdicts --media pictures --out to-people
-  latefuse review import to-people/export.json --dataset RUN/prepare --out corrections
+  latefuse review import to-people/export.json --dataset $RUN/prepare --out corrections
   latefuse replay
 """
 

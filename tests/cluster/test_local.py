@@ -81,6 +81,9 @@ def test_runs_then_takes_everything_from_the_cache_then_only_what_is_unchanged(t
     assert "executor_input" not in out
     assert "INFO" not in out
     first = server.named("finetune-image")[0]["id"]
+    latest = tmp_path / "home" / "latest" / "golden"
+    assert {path.name for path in latest.iterdir()} == {"finetune-image", "finetune-video", "evaluate"}
+    made = {path.name: path.resolve() for path in latest.iterdir()}
 
     status, again = run(environment)
     assert status == 0, again
@@ -88,6 +91,8 @@ def test_runs_then_takes_everything_from_the_cache_then_only_what_is_unchanged(t
     assert f"finetune-image: wrote image  [made by run {server.uri}/#/runs/{first}]" in again
     assert len(server.named("finetune-image")) == 1
     assert len(server.named("golden")) == 2
+    assert {path.name: path.resolve() for path in latest.iterdir()} == made
+    assert all((latest / "evaluate" / name).is_file() for name in ("table.txt", "result.json"))
 
     status, changed = run(environment, {"video": {"text": "another"}})
     assert status == 0, changed

@@ -13,6 +13,7 @@ from latefuse.data.demo.checks import Checks
 from latefuse.data.demo.lessons import PIXELS, Lessons
 from latefuse.models import folder, tiny
 from latefuse.models.backbone import load
+from latefuse.models.tiny_lessons import Encoder
 from latefuse.models.tiny_tokenizer import FRAME_TOKENS, kitchen_tokenizer
 
 QUICK = {"steps": 3, "tower_steps": 2, "pictures": 4, "clips": 2, "looks": 8}
@@ -50,7 +51,7 @@ def test_any_text_survives_the_tokenizer(base: Path) -> None:
 
 def test_lessons_are_encoded_as_the_tasks_encode(base: Path, tmp_path: Path) -> None:
     lessons = Lessons(seed=0, frames=8, scenes=4)
-    encoder = tiny.Encoder(kitchen_tokenizer(), 8)
+    encoder = Encoder(kitchen_tokenizer(), 8)
     batch = encoder(lessons.batch("drops", 2))
     folder.seal(base, name="demo", frames=8, frame_marks=list(FRAME_TOKENS[:8]))
     backbone = load(base, frames=8)
@@ -78,7 +79,7 @@ def test_the_transform_of_the_lessons_is_the_base_s_own(base: Path) -> None:
 
 def test_the_captions_loss_is_the_models_own(base: Path) -> None:
     model = VideoLlavaForConditionalGeneration.from_pretrained(base)
-    lessons, encoder = Lessons(3, 8, scenes=4), tiny.Encoder(kitchen_tokenizer(), 8)
+    lessons, encoder = Lessons(3, 8, scenes=4), Encoder(kitchen_tokenizer(), 8)
     batch = encoder(lessons.batch("drops", 3))
     pixels = torch.from_numpy(lessons.drawings[batch["shown"].numpy()]).permute(0, 3, 1, 2) / 127.5 - 1
     theirs = model(
@@ -97,7 +98,7 @@ def test_captions_are_learned() -> None:
     tokenizer = kitchen_tokenizer()
     torch.manual_seed(1)
     model = VideoLlavaForConditionalGeneration(tiny.architecture(tokenizer, settings))
-    lessons, encoder = Lessons(5, 8, scenes=16), tiny.Encoder(tokenizer, 8)
+    lessons, encoder = Lessons(5, 8, scenes=16), Encoder(tokenizer, 8)
     batch = encoder(lessons.batch("picture", 8))
     tower = model.model.image_tower
     before = tiny.caption_loss(model, batch, tiny.features(tower, lessons.drawings)).item()
@@ -108,7 +109,7 @@ def test_captions_are_learned() -> None:
 
 def test_every_answer_of_a_check_is_learned() -> None:
     lessons, tokenizer = Lessons(seed=1, frames=8, scenes=4), kitchen_tokenizer(checks.WORDS)
-    encoder = tiny.Encoder(tokenizer, 8)
+    encoder = Encoder(tokenizer, 8)
     drawn = Checks(lessons).then(7)
     assert sum(map(len, drawn)) == 7
     batch = encoder.checks(drawn)

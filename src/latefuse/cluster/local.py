@@ -42,7 +42,8 @@ def arguments(config: Config) -> dict[str, str]:
 def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> dict[str, Any]:
     """Run the pipeline that `build` makes; unchanged nodes come from the cache unless `fresh`.
 
-    Returns {"run_id", "evaluate": folder of the evaluation, "nodes", "seconds"}. Raises RunError, KeyboardInterrupt.
+    Returns {"run_id", "evaluate": folder of the evaluation, "latest": folder of links, "nodes", "seconds"}. Raises
+    RunError, KeyboardInterrupt.
     """
     start = time.monotonic()
     home = places.home()
@@ -74,6 +75,7 @@ def run(config: Config, build: Callable[[Config], Any], fresh: bool = False) -> 
     return {
         "run_id": parent.run_id,
         "evaluate": last.out if last else None,
+        "latest": _latest(home, config.recipe.name, console),
         "nodes": console.nodes,
         "seconds": time.monotonic() - start,
     }
@@ -110,6 +112,19 @@ def _replay(home: Path) -> None:
         if kept and Path(path).exists():
             logging.getLogger("latefuse.tracking").warning("%s: %d record(s) still kept", path, kept)
             return
+
+
+def _latest(home: Path, recipe: str, console: Console) -> Path:
+    """A folder with a link to the output of every node, made in this run or kept: places that people can name."""
+    folder = home / "latest" / recipe
+    partial = Path(tempfile.mkdtemp(prefix=f".{recipe}-", dir=home))
+    for node in console.nodes.values():
+        if node.out:
+            (partial / node.name).symlink_to(node.out.resolve(), target_is_directory=True)
+    folder.parent.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
 
 
 def _link() -> str:

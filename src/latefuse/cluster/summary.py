@@ -20,6 +20,7 @@ def closing_words(done: dict[str, Any]) -> str:
     lines.append(f"{len(nodes)} steps, {cached} of them from the cache, {done['seconds']:.0f} s.")
     if folder and (folder / "report.html").exists():
         lines.append(f"Report:     {_short(folder / 'report.html')}")
+    lines.append(f"Outputs:    {_short(done['latest'])}   (of the newest run of this recipe, one folder a step)")
     lines.append(f"MLflow run: {done['run_id'] or 'not sent yet: `latefuse replay` sends it'}")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         lines.append(f"All runs:   make mlflow-ui   (database: {_short(places.home() / 'mlflow.db')})")
