@@ -24,8 +24,8 @@ examples:
   latefuse embed $RUN/finetune-notellm2 --dataset $RUN/prepare --backbone $RUN/backbone --out vectors
   latefuse search vectors --item dish-0007
   latefuse search vectors --words "a red star" --adapter $RUN/finetune-notellm2 --backbone $RUN/backbone
-  latefuse judge $RUN/finetune-judge --backbone $RUN/backbone --dataset $RUN/prepare --rulings $RUN/evaluate/rulings.json \\
-      --pairs pairs.csv --media pictures --out verdicts
+  latefuse judge $RUN/finetune-judge --backbone $RUN/backbone --dataset $RUN/prepare \\
+      --rulings $RUN/evaluate/rulings.json --pairs pairs.csv --media pictures --out verdicts
   latefuse review export verdicts --media pictures --out to-people
   latefuse review import to-people/export.json --dataset $RUN/prepare --out corrections
   latefuse replay

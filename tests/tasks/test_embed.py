@@ -17,7 +17,7 @@ from latefuse.models import embedder
 from latefuse.models.adapter_files import AdapterCard, AdapterError
 from latefuse.prompts import MediaRef
 from latefuse.prompts.items import Item
-from latefuse.tasks import embed
+from latefuse.tasks import embed, item_vectors
 from latefuse.tasks.catalogue import catalogue, item_of, stream
 from latefuse.tasks.views import viewer
 from latefuse.training.distributed import TrainingError
@@ -220,12 +220,12 @@ def test_a_saved_adapter_gives_the_same_vectors_and_no_other_backbone_takes_it(
     items = list(shop.items.values())[:6]
     shop.backbone.model.eval()
     shop.backbone.head.eval()
-    before = embed.vectors(shop.backbone, items, features=shop.features)
+    before = item_vectors.vectors(shop.backbone, items, features=shop.features)
     torch.testing.assert_close(before.norm(dim=1), torch.ones(6))
     embedder.save(shop.backbone, tmp_path, card_of(shop))
     other = fresh_backbone(family)
     embedder.load(other, tmp_path)
-    after = embed.vectors(other, items, features=Features(other, shop.data.media), batch_size=4)
+    after = item_vectors.vectors(other, items, features=Features(other, shop.data.media), batch_size=4)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
     with pytest.raises(AdapterError, match="made on a backbone of digest"):
         embedder.load(fresh_backbone(family, seed=1), tmp_path)
@@ -334,7 +334,7 @@ def test_topics_come_from_attributes_and_an_unknown_one_is_named(data: Dataset) 
 def test_any_title_gives_a_finite_vector(title: str, setting: Callable[..., Setting]) -> None:
     shop = setting()
     item = replace(shop.items["item-10"], title=title)
-    found = embed.vectors(shop.backbone, [item], features=shop.features)
+    found = item_vectors.vectors(shop.backbone, [item], features=shop.features)
     assert bool(found.isfinite().all())
 
 

@@ -22,7 +22,7 @@ from latefuse.evaluation.scores import NO_SEED, ORACLE, Scores
 from latefuse.fusion.rows import evenly
 from latefuse.models import embedder
 from latefuse.prompts.items import Item
-from latefuse.tasks import embed
+from latefuse.tasks import embed, item_vectors
 from latefuse.tasks.catalogue import SHUFFLE_SEED, with_shuffled
 from latefuse.tasks.views import words_of
 
@@ -84,9 +84,9 @@ class Sources(ArmSources):
         return [embed.pair(items[queries[number]], items[targets[number]]) for number in numbers]
 
     def _vectors(self, items: Sequence[Item]) -> Tensor:
-        embed.warm_items(items, self.backbone, self.features, progress=False)
+        item_vectors.warm_items(items, self.backbone, self.features, progress=False)
         size = self.evaluation.batch_size
-        return embed.vectors(self.backbone, items, features=self.features, batch_size=size)
+        return item_vectors.vectors(self.backbone, items, features=self.features, batch_size=size)
 
     def _weight(self, ask: Ask) -> float:
         """How much popularity counts beside these scores: as the recipe says, or what the valid pairs show."""

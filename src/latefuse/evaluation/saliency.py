@@ -24,7 +24,7 @@ from latefuse.evaluation.saliency_picture import FLOWS, picture
 from latefuse.models.backbone import Backbone
 from latefuse.models.heads import MULTIMODAL
 from latefuse.prompts.items import Item
-from latefuse.tasks import embed
+from latefuse.tasks import embed, item_vectors
 from latefuse.tasks.views import Chunk, viewer
 from latefuse.training.contrast import view_loss
 from latefuse.training.features import Features
@@ -144,7 +144,7 @@ def flow_of_pairs(backbone: Backbone, pairs: Sequence[embed.Pair], features: Fea
 def _gradient(backbone: Backbone, pairs: Sequence[embed.Pair], items: Sequence[Item], features: Features) -> Tensor:
     """dL/de of the multimodal view's loss for the unit vectors of the items, (n, dim)."""
     place = {item.id: number for number, item in enumerate(items)}
-    vectors = embed.vectors(backbone, items, features=features, batch_size=ITEMS_AT_ONCE).requires_grad_()
+    vectors = item_vectors.vectors(backbone, items, features=features, batch_size=ITEMS_AT_ONCE).requires_grad_()
     content = torch.tensor([pair.content[side] for side in (0, 1) for pair in pairs])
     a, b = ([place[getattr(pair, side).id] for pair in pairs] for side in ("a", "b"))
     scale = backbone.head.scale.detach().exp().cpu()

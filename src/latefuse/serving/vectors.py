@@ -18,7 +18,7 @@ from latefuse.models.heads import HEAD
 from latefuse.prompts import MediaRef
 from latefuse.prompts.items import Item
 from latefuse.serving.index import Header
-from latefuse.tasks import embed
+from latefuse.tasks import item_vectors
 from latefuse.tasks.catalogue import readable, stream
 from latefuse.training.features import Features
 
@@ -78,8 +78,8 @@ class Embedder:
 
     def vectors(self, items: Sequence[Item], batch_size: int = 64) -> Vectors:
         """(n, dim) float32 unit vectors."""
-        embed.warm_items(items, self.backbone, self.features, progress=False)
-        found = embed.vectors(self.backbone, items, features=self.features, batch_size=batch_size)
+        item_vectors.warm_items(items, self.backbone, self.features, progress=False)
+        found = item_vectors.vectors(self.backbone, items, features=self.features, batch_size=batch_size)
         return np.asarray(found.numpy(), np.float32)
 
     def query(self, words: str = "", photo: Path | None = None) -> Vectors:

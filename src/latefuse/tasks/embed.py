@@ -10,14 +10,13 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from latefuse.config import Modality, Task, Train
@@ -27,12 +26,12 @@ from latefuse.data.errors import DataError
 from latefuse.models import embedder
 from latefuse.models.adapter_files import AdapterCard
 from latefuse.models.backbone import Backbone
-from latefuse.models.heads import MULTIMODAL, EmbedHead
+from latefuse.models.heads import EmbedHead
 from latefuse.models.light import too_long
-from latefuse.progress import bar
 from latefuse.prompts import MediaRef
 from latefuse.prompts.items import Item, ItemSplicer
 from latefuse.tasks.catalogue import catalogue, readable
+from latefuse.tasks.item_vectors import head_of, warm_items
 from latefuse.tasks.views import Chunk, Views, viewer, words_of
 from latefuse.training.batching import shuffled_steps
 from latefuse.training.contrast import cached, view_loss
@@ -194,18 +193,6 @@ def warm(rows: Sequence[Pair], backbone: Backbone, features: Features, progress:
     return warm_items({item: None for row in rows for item in (row.a, row.b)}, backbone, features, progress)
 
 
-def warm_items(items: Iterable[Item], backbone: Backbone, features: Features, progress: bool) -> int:
-    """The same for items: media, and for a light backbone their words."""
-    items = list(items)
-    inputs = _head(backbone).inputs
-    media = (ref for item in items for ref in item.media if ref.modality in inputs)
-    encoded = features.warm(media, progress=progress)
-    if backbone.family.kind == "light" and "text" in inputs:
-        texts = [words_of(item) for item in items if readable(item, ("text",))]
-        encoded += features.warm_text(texts, progress=progress)
-    return encoded
-
-
 def steps(rows: Sequence[Pair], train: Train, seed: int, parts: int) -> list[list[int]]:
     """Row numbers of every optimiser step: epoch by epoch, shuffled by seed. Raises TrainingError."""
     if train.batch_size // parts < 2:
@@ -217,7 +204,7 @@ def steps(rows: Sequence[Pair], train: Train, seed: int, parts: int) -> list[lis
 
 def collate(rows: Sequence[Pair], backbone: Backbone, features: Features) -> Batch:
     """One batch: every distinct item once, in chunks; a training item may lose a modality (modality dropout)."""
-    head = _head(backbone)
+    head = head_of(backbone)
     places: dict[str, int] = {}
     shown: list[Item] = []
     content: list[int] = []
@@ -267,7 +254,7 @@ def loss(backbone: Backbone, batch: Batch) -> tuple[Tensor, int]:
     """
     if is_sharded(backbone.model):
         raise TrainingError("item embeddings need whole weights in every process: take ZeRO-2, not ZeRO-3")
-    head, encode = _head(backbone), viewer(backbone).encode
+    head, encode = head_of(backbone), viewer(backbone).encode
     objective = partial(_objective, head, batch)
     if len(batch.chunks) == 1:
         value = objective(encode(batch.chunks[0]))
@@ -307,48 +294,10 @@ def nll(backbone: Backbone, rows: Sequence[Pair], *, features: Features, batch_s
         numbers = range(min(start, len(rows) - size), min(start, len(rows) - size) + size)
         batch = collate([rows[number] for number in numbers], backbone, features)
         views = _joined([viewer(backbone).encode(chunk) for chunk in batch.chunks])
-        total[numbers.start : numbers.stop] = 2 * float(_objective(_head(backbone), batch, views, alone=True))
+        total[numbers.start : numbers.stop] = 2 * float(_objective(head_of(backbone), batch, views, alone=True))
     return total
-
-
-@torch.no_grad()
-def vectors(
-    backbone: Backbone, items: Sequence[Item], *, features: Features, batch_size: int = 64, progress: bool = False
-) -> Tensor:
-    """The served vectors of items, (n, dim), of unit length: the multimodal view.
-
-    An item without any field that the arm reads gets the vector of an absent one: leave it out by `readable`.
-    """
-    return next(iter(views(backbone, items, features=features, batch_size=batch_size, progress=progress).values()))
-
-
-@torch.no_grad()
-def views(
-    backbone: Backbone, items: Sequence[Item], *, features: Features, batch_size: int = 64, progress: bool = False
-) -> Views:
-    """Every view of items as unit vectors (n, dim), the multimodal one first; items of like length share a batch."""
-    show, head = viewer(backbone), _head(backbone)
-    order = sorted(range(len(items)), key=lambda number: show.length(items[number]), reverse=True)
-    out = {view: torch.empty(len(items), head.settings.dim) for view in head.views}
-    with bar(total=len(items), desc="embed", unit="item", wanted=progress, leave=False) as shown:
-        for numbers in _slices(order, batch_size):
-            found = show.encode(show.prepare([items[number] for number in numbers], features))
-            for view, values in found.items():
-                out[view][numbers] = F.normalize(values.float(), dim=-1).cpu()
-            shown.update(len(numbers))
-    return {MULTIMODAL: out.pop(MULTIMODAL), **out}
-
-
-def _slices(order: Sequence[int], size: int) -> Iterator[list[int]]:
-    return (list(order[start : start + size]) for start in range(0, len(order), size))
 
 
 def _options(task: Task) -> Embed:
     assert task.embed is not None
     return task.embed
-
-
-def _head(backbone: Backbone) -> EmbedHead:
-    if backbone.head is None:
-        raise TrainingError("no head on this backbone: heads.build makes one, heads.load_head reads one")
-    return backbone.head
