@@ -118,6 +118,7 @@ def _latest(home: Path, recipe: str, console: Console) -> Path:
     """A folder with a link to the output of every node, made in this run or kept: places that people can name."""
     folder = home / "latest" / recipe
     partial = Path(tempfile.mkdtemp(prefix=f".{recipe}-", dir=home))
+    partial.chmod(0o755)
     for node in console.nodes.values():
         if node.out:
             (partial / node.name).symlink_to(node.out.resolve(), target_is_directory=True)
