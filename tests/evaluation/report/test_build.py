@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from pages import HOSTILE, must_keep_as_text, must_stand_alone
 from PIL import Image
 
 from latefuse.data import leaks
@@ -20,7 +20,6 @@ from latefuse.evaluation.report import Report, build, charts, gallery, pictures
 from latefuse.evaluation.scores import NO_SEED, ORACLE, Scores
 from latefuse.evaluation.summary import Summary, summarise
 
-HOSTILE = '<script>alert("x")</script><img src=x onerror=y>'
 RECIPE = {
     "ingredients": [{"amount": 2, "unit": "cups", "name": "rice"}, {"amount": 1, "unit": "tbsp", "name": "oil"}],
     "steps": ["add rice", "bake"],
@@ -35,27 +34,6 @@ LEAK = leaks.shared(
     "media",
 )
 CLEAN = leaks.Finding(True, 5760, 0, "0 texts stand in train and in test", 7, ("not to be shown",))
-VOID = {"meta", "link", "img", "br", "hr", "input", "line", "rect", "circle"}
-
-
-class Balanced(HTMLParser):
-    """Fails on a tag that is closed without being open, and remembers every attribute that loads something."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "data", "action", "srcset")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
 
 
 def _line(arm: str, task: str, answer: str, rank: int | None, row: str) -> dict[str, object]:
@@ -122,19 +100,12 @@ def _page(made_up: Summary, cards: list[gallery.Card]) -> str:
 
 
 def test_the_page_is_well_formed_and_asks_for_nothing(made_up: Summary, cards: list[gallery.Card]) -> None:
-    page, parser = _page(made_up, cards), Balanced()
-    parser.feed(page)
-    assert parser.open == []
-    assert all(link.startswith(("#", "data:")) for link in parser.loads)
-    assert {link[1:] for link in parser.loads if link.startswith("#")} <= set(parser.ids)
-    assert not re.search(r"@import|url\(|https?://", page)
+    must_stand_alone(_page(made_up, cards))
 
 
 def test_what_models_and_data_say_stays_text(made_up: Summary, cards: list[gallery.Card]) -> None:
     page = _page(made_up, cards)
-    assert "<script" not in page
-    assert "onerror=y>" not in page
-    assert page.count("&lt;script&gt;") >= 4
+    must_keep_as_text(page, 4)
 
 
 def test_every_part_is_told(made_up: Summary, cards: list[gallery.Card]) -> None:
