@@ -189,13 +189,18 @@ def test_rows_that_can_not_be_understood_go_to_quarantine(shop: Path, tmp_path: 
     assert told(after) == "0 judgement(s) replaced, 0 added"
 
 
-def test_a_changed_correction_is_seen_and_a_wrong_folder_named(shop: Path, tmp_path: Path) -> None:
+def test_a_changed_correction_is_seen_and_a_wrong_folder_named(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = prepared(shop, "before")
     folder = said(before, tmp_path / "said", {"c1": True})
     data = Data.model_validate(
         {"source": "manifest", "path": str(shop), "options": OPTIONS, "corrections": [str(folder)]}
     )
     digest = raw_digest(data)
+    elsewhere = data.model_copy(update={"path": "$LATEFUSE_REAL_DATA/shop", "corrections": ()})
+    monkeypatch.delenv("LATEFUSE_REAL_DATA", raising=False)
+    assert raw_digest(elsewhere) == ""
     assert digest != raw_digest(data.model_copy(update={"corrections": ()}))
     said(before, folder, {"c1": True, "c5": True})
     assert raw_digest(data) != digest

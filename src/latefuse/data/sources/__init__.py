@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,10 +92,14 @@ def resolve(path: str, key: str = "data.path") -> Path:
 def raw_digest(data: Data) -> str:
     """A digest of names, sizes and times of the raw files of `data`: a changed file is seen without being read.
 
-    Empty for a source that generates its files and for a folder that is not there: then prepare itself has the say.
+    Empty for a source that generates its files and for folders that are not here, as where a cluster has them: then
+    prepare itself has the say.
     """
-    roots = [resolve(path) for path in (data.path, *data.corrections) if path is not None]
-    roots = [root for root in roots if root.is_dir()]
+    roots = []
+    for path in (data.path, *data.corrections):
+        with suppress(ConfigError):  # a place below a variable that only the cluster has
+            if path is not None and (root := resolve(path)).is_dir():
+                roots.append(root)
     digest = hashlib.sha256()
     for root in roots:
         for folder, folders, files in os.walk(root):
