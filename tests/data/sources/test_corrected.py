@@ -39,10 +39,9 @@ def shop(tmp_path: Path) -> Path:
     return root
 
 
-def prepared(shop: Path, name: str, *folders: Path) -> Dataset:
-    data = Data.model_validate(
-        {"source": "manifest", "path": str(shop), "options": OPTIONS, "corrections": [str(one) for one in folders]}
-    )
+def prepared(shop: Path, name: str, *folders: Path, budget: float = 0.02) -> Dataset:
+    corrected = {"corrections": [str(one) for one in folders], "quarantine_budget": budget}
+    data = Data.model_validate({"source": "manifest", "path": str(shop), "options": OPTIONS, **corrected})
     prepare.run(data, shop.parent / name, Null())
     return Dataset(shop.parent / name)
 
@@ -113,12 +112,7 @@ def test_pairs_that_the_source_does_not_have_join_with_their_pictures(shop: Path
         + json.dumps({**old, "id": "c4-person-bbbbbbbb", "text": "far out", "image": "../shop/4.png"}) + "\n",
         encoding="utf-8",
     )  # fmt: skip
-    data = Data.model_validate(
-        {"source": "manifest", "path": str(shop), "options": OPTIONS, "corrections": [str(folder)],
-         "quarantine_budget": 0.2}
-    )  # fmt: skip
-    prepare.run(data, tmp_path / "after", Null())
-    after = Dataset(tmp_path / "after")
+    after = prepared(shop, "after", folder, budget=0.2)
     (found,) = [row for key, row in rows_of(after).items() if key.startswith("c3-person-")]
     assert found["text"] == "another claim"
     assert after.media(found["image"]).read_bytes() == (folder / "new.png").read_bytes()
@@ -179,12 +173,7 @@ def test_rows_that_can_not_be_understood_go_to_quarantine(shop: Path, tmp_path: 
     rows = [{"id": ["odd"], "instruction": "it fits", "label": True}, {"id": "x", "instruction": "it fits"}]
     text = "".join(json.dumps(row) + "\n" for row in rows) + "{torn\n"
     (folder / "judgements.jsonl").write_text(text, encoding="utf-8")
-    data = Data.model_validate(
-        {"source": "manifest", "path": str(shop), "options": OPTIONS, "corrections": [str(folder)],
-         "quarantine_budget": 0.5}
-    )  # fmt: skip
-    prepare.run(data, tmp_path / "after", Null())
-    after = Dataset(tmp_path / "after")
+    after = prepared(shop, "after", folder, budget=0.5)
     assert sum(after.manifest["quarantine"].values()) == 3
     assert told(after) == "0 judgement(s) replaced, 0 added"
 
