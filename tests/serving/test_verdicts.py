@@ -181,3 +181,18 @@ def test_an_adapter_of_another_kind_is_refused(trained: Path, judged: Dataset, m
     card.write_text(json.dumps({**json.loads(card.read_text()), "kind": "instruct", "judge": None}))
     with pytest.raises(AdapterError, match="not of a judge"):
         PairJudge(made.backbone.path, tmp_path / "adapter", judged.path, trained / "rulings.json", judged.path)
+
+
+def test_a_picture_that_it_learned_from_is_not_shown_beside_itself(
+    judged: Dataset, trained: Path, made: PairJudge, tmp_path: Path
+) -> None:
+    """In a catalogue it has another name: it is known by its bytes."""
+    rows = [row for row in judged.rows("judgements", "train") if row["image"]]
+    for number, row in enumerate(rows):
+        (tmp_path / f"{number}.png").write_bytes(judged.media(row["image"]).read_bytes())
+    shop = PairJudge(made.backbone.path, trained, judged.path, trained / "rulings.json", tmp_path)
+    for number, row in enumerate(rows):
+        asked = {"id": f"new-{number}", "task": row["task"], "image": f"{number}.png", "text": f"no such text {number}"}
+        shown = shop.writer.shown.of(shop.row(asked, "pairs.csv:2"), fixed=True)
+        assert shown
+        assert row["image"] not in [one["image"] for one in shown]
