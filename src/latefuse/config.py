@@ -13,23 +13,27 @@ from pydantic import Field, field_validator, model_validator
 from latefuse.config_fusion import Fusion
 from latefuse.config_judge import Judge, Verdicts
 from latefuse.config_profile import Profile
+from latefuse.config_rank import Rank, Ranking, Readings
 from latefuse.config_vectors import Embed, Mining, Retrieval
 from latefuse.sections import Section, Share, checked, merged
 
 Modality = Literal["image", "video", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 # The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
-Kind = Literal["instruct", "embed", "judge"]
+Kind = Literal["instruct", "embed", "judge", "rank"]
 Role = Literal["language", "bridge", "tower"]
 # The table that a kind learns from, and its own section, as they are unless the recipe says more.
 OF_KIND: dict[str, dict[str, Any]] = {
     "embed": {"table": "pairs", "embed": {}},
     "judge": {"table": "judgements", "judge": {}},
+    "rank": {"table": "events", "rank": {}},
 }
+# The split schemes that a kind can be held out by: the recipe's, where it is one of them.
+SCHEMES = {"embed": ("item", "pair"), "rank": ("time", "loo")}
 CONTROLS = ("mixed", "mixed-wide")
 FLOORS = (
     "popularity", "co-occurrence", "zero-shot words", "zero-shot picture", "sentence encoder", "majority", "zero-shot",
-    "linear map", "dual encoder",
+    "linear map", "dual encoder", "logistic", "trees",
 )  # fmt: skip
 
 
@@ -75,7 +79,7 @@ class Data(Section):
     """Where the raw data lie and how `prepare` turns them into a dataset.
 
     pairs: mine them from the events. corrections: folders that `latefuse review import` wrote, whose judgements by
-    people take the place of those they are about, or join the others.
+    people take the place of those they are about, or join the others. readings: what is put into words for a ranker.
     """
 
     source: str
@@ -84,6 +88,7 @@ class Data(Section):
     splits: Splits = Splits()
     pairs: Mining | None = None
     corrections: tuple[str, ...] = ()
+    readings: Readings | None = None
     limits: MediaLimits = MediaLimits()
     leaks: Leaks = Leaks()
     quarantine_budget: Share = 0.02
@@ -144,17 +149,18 @@ class Train(Section):
 class Task(Section):
     """A kind over one table for one modality or, where it embeds items, for several.
 
-    `where` keeps the rows whose column has that value. modality may be given as one word.
+    `where` keeps the rows whose column has that value. modality may be given as one word; a ranker may do without.
     """
 
     kind: Kind = "instruct"
-    modality: tuple[Modality, ...] = Field(min_length=1)
+    modality: tuple[Modality, ...]
     table: Literal["conversations", "pairs", "judgements", "events", "reviews"] = "conversations"
     where: dict[str, str] = {}
     adapter: AdapterConfig = AdapterConfig()
     train: Train = Train()
     embed: Embed | None = None
     judge: Judge | None = None
+    rank: Rank | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -171,16 +177,18 @@ class Task(Section):
     def _fits_its_kind(self) -> Self:
         if len(set(self.modality)) != len(self.modality):
             raise ValueError(f"modality {list(self.modality)}: each one once")
+        if not self.modality and self.kind != "rank":
+            raise ValueError("modality: at least one of image, video, text")
         if self.kind == "instruct" and len(self.modality) > 1:
             raise ValueError("a task of kind instruct has one modality")
-        for section in ("embed", "judge"):
+        for section in ("embed", "judge", "rank"):
             if (getattr(self, section) is not None) != (self.kind == section):
                 raise ValueError(f"a section {section} belongs to a task of kind {section}, and to no other")
         table = OF_KIND.get(self.kind, {}).get("table", self.table)
-        if self.table != table:
+        if self.table not in (table, "reviews" if self.kind == "rank" else table):
             raise ValueError(f"a task of kind {self.kind} learns from the table {table}")
-        if self.kind == "judge" and "video" in self.modality:
-            raise ValueError("a task of kind judge reads image, text or both")
+        if self.kind in ("judge", "rank") and "video" in self.modality:
+            raise ValueError(f"a task of kind {self.kind} reads image, text or both")
         return self
 
     @property
@@ -209,6 +217,7 @@ class Evaluation(Section):
     workers: int = Field(1, ge=1)
     retrieval: Retrieval = Retrieval()
     verdicts: Verdicts = Verdicts()
+    ranking: Ranking = Ranking()
 
 
 class Recipe(Section):
@@ -242,8 +251,9 @@ class Recipe(Section):
         }
         scheme = raw["data"].get("splits", {}).get("scheme") if isinstance(raw.get("data"), Mapping) else None
         for name, task in tasks.items():
-            if isinstance(task, Mapping) and task.get("kind") == "embed" and scheme in ("item", "pair"):
-                tasks[name] = {**task, "embed": {"scheme": scheme, **(task.get("embed") or {})}}
+            kind = task.get("kind") if isinstance(task, Mapping) else None
+            if kind in SCHEMES and scheme in SCHEMES[kind]:
+                tasks[name] = {**task, kind: {"scheme": scheme, **(task.get(kind) or {})}}
         return {**raw, "tasks": tasks}
 
     @model_validator(mode="after")
