@@ -138,6 +138,18 @@ class Rank(Section):
     scheme: Literal["time", "loo"] = "time"
 
 
+class Inputs(Section):
+    """What the network of one ranker is built for; it follows from settings, data and backbone.
+
+    numbers: names, those of events before those of attributes. hashed: columns of ids and words. vectors: source ->
+    width.
+    """
+
+    numbers: tuple[str, ...] = ()
+    hashed: tuple[str, ...] = ()
+    vectors: dict[str, int] = {}
+
+
 class Ranking(Section):
     """How rankers are measured; everything is chosen on validation rows.
 

@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from latefuse.config import AdapterConfig
 from latefuse.models.adapter_files import (
@@ -231,13 +231,18 @@ def gradient_norms(backbone: Backbone) -> dict[str, float]:
             module = re.split(r"\.(?:lora_\w+|modules_to_save)\.", name)[0]
             whole = "language" if name in backbone.whole and not name.startswith(backbone.family.bridge) else "bridge"
             part = roles.get(module, whole)
-            square = 0.0 if parameter.grad is None else float(parameter.grad.float().square().sum())
+            square = 0.0 if parameter.grad is None else float(numbers_of(parameter.grad).float().square().sum())
             squares[part] = squares.get(part, 0.0) + square
     if backbone.head is not None:
         squares["head"] = sum(
-            float(p.grad.float().square().sum()) for p in backbone.head.parameters() if p.grad is not None
+            float(numbers_of(p.grad).float().square().sum()) for p in backbone.head.parameters() if p.grad is not None
         )
     return {part: value**0.5 for part, value in squares.items()}
+
+
+def numbers_of(gradient: Tensor) -> Tensor:
+    """A gradient's numbers: of a sparse one those of the rows that it has."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def save(peft_model: PeftModel, folder: str | Path, card: AdapterCard, name: str = "default") -> AdapterCard:

@@ -42,7 +42,7 @@ def run(
     kind = get(job.kind)
     chosen = {name: kind.select(data, task, "train", base) for name, task in job.tasks.items()}
     valid = {name: kind.select(data, task, "valid", base, needed=False) for name, task in job.tasks.items()}
-    kind.attach(base, job.tasks, job.seed)
+    kind.attach(base, job.tasks, job.seed, chosen)
     tracker.dataset(data.manifest.get("source", "dataset"), data.fingerprint, str(data.manifest.get("source", "")))
     learned = train(
         base,

@@ -36,8 +36,11 @@ class Batch:
     rows: tuple[str, ...]
 
 
-def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int) -> None:
-    """Put a new adapter on the backbone: a task's own; of several the widest, on the union of what they are on."""
+def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int, chosen: object = None) -> None:
+    """Put a new adapter on the backbone: a task's own; of several the widest, on the union of what they are on.
+
+    chosen: the rows that it will learn from, which have no say.
+    """
     several = [task.adapter for task in tasks.values()]
     widest = max(several, key=lambda adapter: adapter.r)
     on = tuple(dict.fromkeys(role for adapter in several for role in adapter.on))

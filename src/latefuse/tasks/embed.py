@@ -106,8 +106,11 @@ class Batch:
     rows: tuple[str, ...]
 
 
-def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int) -> None:
-    """Put a new adapter and head on the backbone. Raises TrainingError for more than one task."""
+def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int, chosen: object = None) -> None:
+    """Put a new adapter and head on the backbone. Raises TrainingError for more than one task.
+
+    chosen: the rows that it will learn from, which have no say.
+    """
     if len(tasks) > 1:
         raise TrainingError(f"tasks {', '.join(tasks)}: item embeddings are learned one task at a time")
     embedder.attach(backbone, next(iter(tasks.values())), seed)

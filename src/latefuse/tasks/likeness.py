@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from latefuse.config import Modality
 from latefuse.models.backbone import Backbone
+from latefuse.models.text_vectors import mean_words
 from latefuse.prompts import MediaRef
 from latefuse.training.features import Features
 
@@ -58,19 +59,11 @@ class Likeness:
         if not wanted:
             return {}
         with torch.no_grad(), _bare(self.backbone):
-            made = self._pictures(wanted) if side == "image" else self._words(wanted)
+            made = self._pictures(wanted) if side == "image" else mean_words(self.backbone, wanted)
         return dict(zip(wanted, made.float().cpu().numpy(), strict=True))
 
     def _pictures(self, paths: Sequence[str]) -> torch.Tensor:
         return self.features.pooled([MediaRef("image", path) for path in paths])
-
-    def _words(self, texts: Sequence[str]) -> torch.Tensor:
-        table = self.backbone.model.get_input_embeddings()
-        ids = self.backbone.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        empty = table.weight.new_zeros(table.weight.shape[1])
-        return torch.stack(
-            [table(torch.tensor(one, device=self.backbone.device)).mean(0) if one else empty for one in ids]
-        )
 
 
 @contextmanager

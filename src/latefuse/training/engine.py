@@ -30,9 +30,11 @@ from latefuse.training.distributed import (
     prepare_process,
 )
 from latefuse.training.features import Features
-from latefuse.training.schedule import Row, Schedule, epochs, losses, schedule
-from latefuse.training.watch import Progress, WatchGradients
+from latefuse.training.schedule import Row, Schedule, epochs, losses, schedule, taken
+from latefuse.training.watch import Progress, SparseAside, WatchGradients
 
+OPTIMISERS = {"rank": "adagrad"}
+"""Adagrad takes the sparse gradients of large tables, and is what DLRM trains with (arXiv 1906.00091, section 4)."""
 OnLog = Callable[[dict[str, float], int], None]
 
 
@@ -108,13 +110,19 @@ class OrderedTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, order: Order, **options: Any) -> None:
-        super().__init__(**options)
-        self.order = order
+    def __init__(self, order: Order, aside: SparseAside, **options: Any) -> None:
+        super().__init__(callbacks=[aside], **options)
+        self.order, self.aside = order, aside
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Every process reads its own share of the schedule, so nothing is left for the Trainer to shard."""
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=self.data_collator)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward; what is sparse of the gradient goes aside until the optimiser steps."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.aside.take()
+        return loss
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -157,8 +165,9 @@ def train(
     trainer = _trainer(Learner(backbone, kind), job, todo, world, out / "checkpoints", features)
     for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), report):
         trainer.add_callback(callback)
-    rows = [*todo.rows, *(row for part in valid.values() for row in part)]
-    encoded = get(kind).warm(rows, backbone, features, world.first)
+    encoded = sum(
+        get(kind).warm(part, backbone, features, world.first) for part in (todo.rows, *valid.values()) if len(part)
+    )
     world.wait()
     resumed = _resume(out / "checkpoints", key, world)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -192,7 +201,7 @@ def final_loss(backbone: Backbone, kind: str, valid: Mapping[str, Sequence[Row]]
     """Mean loss of what is learned on the validation rows: of all, and of each task."""
     sums, counts = {}, {}
     for name, rows in valid.items():
-        if rows:
+        if len(rows):
             sums[name] = float(get(kind).nll(backbone, rows, features=features).sum())
             counts[name] = sum(row.learned for row in rows)
     if not counts:
@@ -215,7 +224,12 @@ def _trainer(
 
     order = Order(todo.micro_batches(world.size, world.rank), micro_batch(todo.train, world.size))
     trainer = OrderedTrainer(
-        order, model=learner, args=arguments, train_dataset=_Rows(todo.rows), data_collator=collate
+        order,
+        SparseAside(learner.trained),
+        model=learner,
+        args=arguments,
+        train_dataset=_Rows(todo.rows),
+        data_collator=collate,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -230,6 +244,10 @@ class _Rows(torch.utils.data.Dataset[Row]):
 
     def __getitem__(self, number: int) -> Row:
         return self.rows[number]
+
+    def __getitems__(self, numbers: list[int]) -> Sequence[Row]:
+        """A batch: by columns, where rows are columns."""
+        return taken(self.rows, numbers)
 
 
 def training_arguments(job: Job, todo: Schedule, world: World, folder: Path) -> TrainingArguments:
@@ -247,7 +265,7 @@ def training_arguments(job: Job, todo: Schedule, world: World, folder: Path) -> 
         lr_scheduler_kwargs=options,
         weight_decay=one.weight_decay,
         max_grad_norm=one.max_grad_norm,
-        optim="adamw_torch_fused",
+        optim=OPTIMISERS.get(job.kind, "adamw_torch_fused"),
         logging_steps=min(one.log_every, one.max_steps),
         logging_nan_inf_filter=False,
         save_strategy="steps",

@@ -47,7 +47,7 @@ class Step:
 class Schedule:
     """All steps of a job. train: the numbers of the optimiser, for the mix those of all its tasks together."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     steps: list[Step]
     train: Train
 
@@ -83,17 +83,25 @@ def schedule(job: Job, examples: Mapping[str, Sequence[Row]], world: int) -> Sch
     A mix is the separate jobs' own steps, shuffled into one another: the same rows and tokens as those jobs together.
     """
     train = check_batches(job, world)
-    rows: list[Row] = []
     plans: dict[str, list[list[int]]] = {}
+    first = 0
     for name, task in job.tasks.items():
         one = task.train
         mine = examples[name]
-        if not mine:
+        if not len(mine):
             raise TrainingError(f"task {name!r} has no rows to train on")
         made = get(task.kind).steps(mine, one, job.seed, train.accumulation * world)
-        plans[name] = [[row + len(rows) for row in step] for step in made]
-        rows += mine
+        plans[name] = [[row + first for row in step] for step in made] if first else made
+        first += len(mine)
+    parts = [examples[name] for name in job.tasks]
+    rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
     return Schedule(rows, [Step(name, tuple(step)) for name, step in interleave(plans, job.seed)], train)
+
+
+def taken(rows: Sequence[Row], numbers: Sequence[int]) -> Sequence[Row]:
+    """Some of the rows, in that order; rows that are columns (`tasks.rank.Rows`) stay columns."""
+    take = getattr(rows, "take", None)
+    return take(numbers) if take is not None else [rows[number] for number in numbers]
 
 
 def check_batches(job: Job, world: int) -> Train:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from latefuse import progress
-from latefuse.models.adapters import gradient_norms
+from latefuse.models.adapters import gradient_norms, numbers_of
 from latefuse.models.backbone import Backbone
 from latefuse.training.distributed import TrainingError
 from latefuse.training.schedule import Schedule
@@ -37,7 +37,7 @@ class WatchGradients(TrainerCallback):
         if args.deepspeed:
             return  # its gradients are spread over the processes; the adapter is checked for movement when it is saved
         step = self.schedule.steps[state.global_step]
-        grads = [p.grad for p in self.trained if p.grad is not None]
+        grads = [numbers_of(p.grad) for p in self.trained if p.grad is not None]
         if not math.isfinite(float(torch.nn.utils.get_total_norm(grads))):
             rows = self.rows_of(step.rows)
             raise TrainingError(f"step {state.global_step + 1}: the gradient is not finite; rows {rows}")
@@ -67,6 +67,33 @@ class WatchGradients(TrainerCallback):
     def rows_of(self, rows: tuple[int, ...]) -> list[str]:
         """The ids of the conversations of a step."""
         return [self.schedule.rows[row].row for row in rows]
+
+
+class SparseAside(TrainerCallback):
+    """Keeps sparse gradients of large tables away from the clipping, which knows dense ones only.
+
+    `take` is called after every backward pass; they are back when the optimiser steps, unclipped.
+    """
+
+    def __init__(self, trained: Sequence[torch.nn.Parameter]) -> None:
+        self.trained = trained
+        self.held: dict[torch.nn.Parameter, torch.Tensor] = {}
+
+    def take(self) -> None:
+        """Take sparse gradients off their parameters, onto those of earlier micro-batches."""
+        for parameter in self.trained:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                held = self.held.get(parameter)
+                self.held[parameter] = parameter.grad if held is None else held + parameter.grad
+                parameter.grad = None
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give them back."""
+        for parameter, gradient in self.held.items():
+            parameter.grad = gradient.coalesce()
+        self.held.clear()
 
 
 def _touched(part: str, group: str) -> bool:

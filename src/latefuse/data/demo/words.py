@@ -102,9 +102,12 @@ def conversation(dish: Dish, modality: str, topic: str, card_text: str) -> tuple
     return f"{opening} {QUESTIONS[modality, topic]}", answer, truth
 
 
-def review(dish: Dish, stars: int, rng: random.Random) -> dict[str, str]:
-    """A short review that names one planted feature: {headline, text, feature}."""
-    part = rng.choice(("colour", "garnish", "main", "plating", "technique", "origin"))
+REVIEWED = ("colour", "garnish", "main", "plating", "technique", "origin")
+
+
+def review(dish: Dish, stars: int, rng: random.Random, parts: Sequence[str] = REVIEWED) -> dict[str, str]:
+    """A short review that names one planted feature, of `parts`: {headline, text, feature}."""
+    part = rng.choice(parts)
     feature = getattr(dish, part)
     mood = ("awful", "weak", "fair", "good", "lovely")[stars - 1]
     text = f"the {feature} {'won me over' if stars >= 4 else 'was fine' if stars == 3 else 'put me off'} ."

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from latefuse import progress
-from latefuse.data.demo import clips, judgements, looks, pictures, users, words, world
+from latefuse.data.demo import clips, feed, judgements, looks, pictures, users, words, world
 from latefuse.sections import Section
 
 Row = dict[str, Any]
@@ -23,7 +23,8 @@ class DemoOptions(Section):
 
     clips: without them items have no clip, and nothing is asked about one. visits: by `taste` users follow what all
     modalities show, and write reviews; by `look` each sees dishes of one look only, so that nothing but the picture
-    tells which dishes are seen together. judgements: rounds of eight about each dish.
+    tells which dishes are seen together; in a `feed` each is shown `shown` dishes and likes one in fifty, of a colour
+    that the picture shows and an origin that the card tells. judgements: rounds of eight about each dish.
     """
 
     dishes: int = Field(720, ge=24)
@@ -31,7 +32,8 @@ class DemoOptions(Section):
     pictures: int = Field(2, ge=1)
     seed: int = 7
     clips: bool = True
-    visits: Literal["taste", "look"] = "taste"
+    visits: Literal["taste", "look", "feed"] = "taste"
+    shown: int = Field(500, ge=1)
     judgements: int = Field(1, ge=0)
 
 
@@ -47,13 +49,13 @@ class Demo:
         self.menu = world.dishes(options.dishes, options.seed)
 
     def tables(self) -> Mapping[str, Callable[[], Iterator[Row]]]:
-        """Items, events, reviews (by taste), judgements (if any) and conversations; media are rendered on the first
+        """Items, events, reviews (but by look), judgements (if any) and conversations; media are rendered on the first
         call."""
         self.render()
         return {
             "items": self.items,
             "events": self.events,
-            **({"reviews": self.reviews} if self.options.visits == "taste" else {}),
+            **({} if self.options.visits == "look" else {"reviews": self.reviews}),
             **({"judgements": self.judgements} if self.options.judgements else {}),
             "conversations": self.conversations,
         }
@@ -113,7 +115,7 @@ class Demo:
             }
 
     def events(self) -> Iterator[Row]:
-        """Views and likes; by look, views alone."""
+        """Views and likes; by look, views alone; in a feed what was shown."""
         if self.options.visits == "look":
             yield from looks.visits(self.menu, self.options.users, self.options.seed)
             return
@@ -121,12 +123,14 @@ class Demo:
             yield event
 
     def reviews(self) -> Iterator[Row]:
-        """What users wrote about three in ten visits."""
+        """What users wrote about some of their visits."""
         for _, review in self._behaviour():
             if review:
                 yield {**review, "images": []}
 
     def _behaviour(self) -> Iterator[tuple[Row, Row | None]]:
+        if self.options.visits == "feed":
+            return feed.shown(self.menu, self.options.users, self.options.shown, self.options.seed)
         people = users.users(self.options.users, self.options.seed)
         return users.behaviour(people, self.menu, self.options.seed)
 

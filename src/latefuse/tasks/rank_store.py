@@ -1,0 +1,259 @@
+"""What a ranker reads of any row: hashed ids and attributes, numbers, frozen vectors of items and of the past."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latefuse.config import Modality, Task
+from latefuse.config_rank import Inputs, Rank
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.models.backbone import Backbone
+from latefuse.models.ranker import Shown
+from latefuse.models.text_vectors import text_vector_width, text_vectors
+from latefuse.prompts import MediaRef
+from latefuse.sections import nearest
+from latefuse.tasks.rank_columns import BEFORE, Columns, columns
+from latefuse.training.features import Features
+
+Array = NDArray[Any]
+HISTORY = 50
+"""Of what a user liked, so many of the newest count."""
+BLOCK = 2_048
+SHUFFLE_SEED = 0
+ITEM: dict[Modality, str] = {"text": "item words", "image": "item picture"}
+PAST: dict[Modality, str] = {"text": "user words", "image": "user pictures"}
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Frozen vectors (m, width), and of each item the place of its own in them, -1 for none."""
+
+    matrix: Tensor
+    place: Array
+
+
+@dataclass
+class Store:
+    """One dataset as the rankers of one task see it. vectors: filled by `warm`."""
+
+    dataset: Dataset
+    task: Task
+    backbone: Backbone
+    columns: Columns
+    vectors: dict[str, Frozen] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Rank:
+        """The ranker's own section."""
+        assert self.task.rank is not None
+        return self.task.rank
+
+    @cached_property
+    def items(self) -> list[dict[str, Any]]:
+        """The items in stored order, as their table has them."""
+        wanted = ["id", "title", "text", "attributes", "images"]
+        return [row for rows in self.dataset.batches("items", wanted) for row in rows]
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the network of this arm is built for."""
+        words, numbers = self._attributes
+        kinds = (ITEM, PAST) if self.settings.history else (ITEM,)
+        return Inputs(
+            numbers=(*(BEFORE if self.settings.numbers else ()), *numbers),
+            hashed=(*(("user", "item") if self.settings.ids else ()), *words),
+            vectors={kind[modality]: self._width(modality) for modality in self.task.modality for kind in kinds},
+        )
+
+    def _width(self, modality: Modality) -> int:
+        """Of one vector."""
+        return text_vector_width(self.backbone) if modality == "text" else self.backbone.pooled_width(modality)
+
+    @cached_property
+    def _attributes(self) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
+        """Attributes in words: name -> (hashed values, where each item's begin). Those in numbers: name -> (items,)."""
+        found = [json.loads(row["attributes"] or "{}") for row in self.items]
+        words, numbers = {}, {}
+        for name in self.settings.attributes:
+            values = [one.get(name) for one in found]
+            if all(value is None for value in values):
+                known = {key for one in found for key in one}
+                raise DataError(f"rank.attributes: no item has an attribute {name!r}{nearest(name, known)}")
+            if any(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+                numbers[name] = self._numbers(name, values)
+            else:
+                lists = [value if isinstance(value, list) else [] if value is None else [value] for value in values]
+                hashed = hashes([str(one) for some in lists for one in some], name, self.settings.bins)
+                words[name] = hashed, np.concatenate([[0], np.cumsum([len(some) for some in lists])])
+        return words, numbers
+
+    def _numbers(self, name: str, values: Sequence[Any]) -> Array:
+        """(items,) float32, nan where an item has none. Raises DataError for what is no finite number."""
+        for row, value in zip(self.items, values, strict=True):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and (not number or not math.isfinite(value)):
+                raise DataError(
+                    f"{self.dataset.path}: item {row['id']!r} has {name} = {value!r} where others have a number: mend "
+                    "the source, or leave the value out, which counts as absent"
+                )
+        return np.array([np.nan if value is None else value for value in values], np.float32)
+
+    @cached_property
+    def _hashed_ids(self) -> dict[str, Array]:
+        """Rows of the tables of users and of items, by code."""
+        bins = self.settings.bins
+        return {"user": hashes(self.columns.users, "user", bins), "item": hashes(self.columns.items, "item", bins)}
+
+    def donors(self, modality: Modality) -> Array:
+        """(items,) whose words or pictures each item has: its own, or in the control those of another one."""
+        codes = np.arange(len(self.items))
+        if modality in self.settings.shuffled:
+            order = np.random.default_rng([SHUFFLE_SEED, len(modality)]).permutation(codes)
+            codes[order] = np.roll(order, 1)
+        return codes
+
+    def warm(self, features: Features, progress: bool) -> int:
+        """Make the vectors that the arm reads, each once; returns how many media were encoded anew."""
+        encoded = 0
+        for modality in self.task.modality:
+            if ITEM[modality] in self.vectors:
+                continue
+            if modality == "image":
+                refs = [MediaRef("image", path) for row in self.items for path in row["images"]]
+                encoded += features.warm(refs, progress=progress)
+                made = self._pictures(features)
+            else:
+                texts = [_words(row) for row in self.items]
+                if self.backbone.family.kind == "light":
+                    encoded += features.warm_text(filter(None, texts), progress=progress)
+                made = self._texts(texts, features)
+            self.vectors[ITEM[modality]] = Frozen(made.matrix, made.place[self.donors(modality)])
+        return encoded
+
+    def _texts(self, texts: Sequence[str], features: Features) -> Frozen:
+        there = [number for number, text in enumerate(texts) if text]
+        parts = [[texts[number] for number in there[start : start + BLOCK]] for start in range(0, len(there), BLOCK)]
+        made = [text_vectors(self.backbone, part, features) for part in parts]
+        return Frozen(_joined(made, text_vector_width(self.backbone)), _places(there, len(texts)))
+
+    def _pictures(self, features: Features) -> Frozen:
+        """The mean of each item's pictures."""
+        there = [number for number, row in enumerate(self.items) if row["images"]]
+        made = []
+        for start in range(0, len(there), BLOCK):
+            some = [self.items[number]["images"] for number in there[start : start + BLOCK]]
+            vectors = features.pooled([MediaRef("image", path) for paths in some for path in paths]).float()
+            made.append(torch.stack([part.mean(0) for part in vectors.split([len(paths) for paths in some])]))
+        return Frozen(_joined(made, self.backbone.pooled_width("image")), _places(there, len(self.items)))
+
+    def known_vectors(self) -> dict[str, Tensor]:
+        """Source -> the vectors (m, width) of the items that training has a row of; after `warm`."""
+        known, found = self.columns.trained("item"), {}
+        for modality in self.task.modality:
+            frozen = self.vectors[ITEM[modality]]
+            places = np.unique(frozen.place[known])
+            own = frozen.matrix[torch.from_numpy(places[places >= 0])]
+            found |= {name: own for name in (ITEM[modality], PAST[modality]) if name in self.inputs.vectors}
+        return found
+
+    def shown(self, rows: Array) -> Shown:
+        """What the ranker reads of these rows. Raises KeyError before `warm`."""
+        vectors = {name: self.vectors_of(name, rows) for name in self.inputs.vectors}
+        return Shown(torch.from_numpy(self.numbers(rows)), self.hashed(rows), vectors)
+
+    def hashed(self, rows: Array) -> dict[str, tuple[Tensor, Tensor]]:
+        """Column -> bags of rows of its table, (values, offsets)."""
+        codes, words = {"user": self.columns.user[rows], "item": self.columns.item[rows]}, self._attributes[0]
+        ids = {name: self._hashed_ids[name][codes[name]] for name in codes if self.settings.ids}
+        found = {name: (torch.from_numpy(values), torch.arange(len(rows))) for name, values in ids.items()}
+        return found | {name: _bags(*bag, codes["item"]) for name, bag in words.items()}
+
+    def numbers(self, rows: Array) -> Array:
+        """(b, n) float32: what was known before, and the items' own numbers."""
+        items, own = self.columns.item[rows], self._attributes[1]
+        before = self.columns.before[rows] if self.settings.numbers else np.zeros((len(rows), 0), np.float32)
+        return np.concatenate([before, *(own[name][items][:, None] for name in own)], axis=1, dtype=np.float32)
+
+    def vectors_of(self, name: str, rows: Array) -> tuple[Tensor, Tensor]:
+        """Distinct vectors (m, width) and the place of each row's in them, -1 for none."""
+        for modality in self.task.modality:
+            if name == ITEM[modality]:
+                frozen = self.vectors[name]
+                places, inverse = _distinct(frozen.place[self.columns.item[rows]])
+                return frozen.matrix[torch.from_numpy(places)], inverse
+            if name == PAST[modality]:
+                return self._history(self.vectors[ITEM[modality]], rows)
+        raise KeyError(name)
+
+    def _history(self, frozen: Frozen, rows: Array) -> tuple[Tensor, Tensor]:
+        """The mean of what each row's user had liked before it, of the newest HISTORY."""
+        users, past = self.columns.user[rows].astype(np.int64), self.columns.past[rows].astype(np.int64)
+        pairs, inverse = np.unique(users << 32 | past, return_inverse=True)
+        likes = pairs & 0xFFFF_FFFF
+        stop = self.columns.liked_from[pairs >> 32] + likes
+        items, owner = spans(stop - np.minimum(likes, HISTORY), stop, self.columns.liked_items)
+        places = frozen.place[items]
+        owner, places = owner[places >= 0], places[places >= 0]
+        has, sizes = np.unique(owner, return_counts=True)
+        starts = torch.from_numpy(np.cumsum(sizes) - sizes)
+        bags = F.embedding_bag(torch.from_numpy(places.astype(np.int64)), frozen.matrix, starts, mode="mean")
+        return bags, torch.from_numpy(_places(has, len(pairs))[inverse])
+
+
+def open_store(dataset: Dataset, task: Task, backbone: Backbone) -> Store:
+    """A dataset as a ranker reads it. Raises DataError as `columns` does."""
+    return Store(dataset, task, backbone, columns(dataset, task))
+
+
+def hashes(values: Sequence[str], name: str, bins: int) -> Array:
+    """(n,) rows 1 to bins - 1 of the table of a column; row 0 is kept for what is not known."""
+    found = (hashlib.blake2b(f"{name}\0{value}".encode(), digest_size=8).digest() for value in values)
+    return np.fromiter((int.from_bytes(one, "big") % (bins - 1) + 1 for one in found), np.int64, len(values))
+
+
+def spans(start: Array, stop: Array, values: Array) -> tuple[Array, Array]:
+    """The values of several spans one after the other, and of each the number of its span."""
+    sizes = stop - start
+    ends = np.cumsum(sizes)
+    at = np.repeat(start - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends) else 0)
+    return values[at], np.repeat(np.arange(len(sizes)), sizes)
+
+
+def _bags(values: Array, starts: Array, items: Array) -> tuple[Tensor, Tensor]:
+    begin, end = starts[items], starts[items + 1]
+    found, _ = spans(begin, end, values)
+    return torch.from_numpy(found), torch.from_numpy(np.cumsum(end - begin) - (end - begin))
+
+
+def _distinct(places: Array) -> tuple[Array, Tensor]:
+    """The places that occur, and where in them each one is, -1 for none."""
+    found, inverse = np.unique(places, return_inverse=True)
+    none = int(len(found) > 0 and found[0] < 0)
+    return found[none:].astype(np.int64), torch.from_numpy(inverse - none)
+
+
+def _places(there: Sequence[int] | Array, total: int) -> Array:
+    out = np.full(total, -1, np.int64)
+    out[there] = np.arange(len(there))
+    return out
+
+
+def _joined(parts: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat(list(parts)) if parts else torch.zeros(0, width)
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    return " ".join(filter(None, (row["title"].strip(), row["text"].strip())))
