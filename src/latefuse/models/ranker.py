@@ -201,7 +201,7 @@ def build(backbone: Backbone, settings: Rank, inputs: Inputs, seed: int) -> Rank
 def save(backbone: Backbone, folder: Path, card: AdapterCard) -> AdapterCard:
     """Write the ranker with its card; read again and checked. Raises AdapterError where a weight is not finite."""
     ranker = backbone.head
-    total = sum(p.numel() for part in (backbone.model, ranker) for p in part.parameters())
+    total = sum(p.numel() for p in backbone.model.parameters())
     write_tensors(folder / RANKER, ranker.state_dict())
     told = {"rank": ranker.settings, "inputs": ranker.inputs, "parameters": sum(p.numel() for p in ranker.parameters())}
     card = card.model_copy(update={**told, "total_parameters": total})

@@ -30,7 +30,7 @@ from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
 
 Array = NDArray[Any]
-DRAWN_BY = 0
+DRAWN_BY = 1_906_00091
 BATCH = 4_096
 
 

@@ -118,6 +118,12 @@ class OrderedTrainer(Trainer):
         """Every process reads its own share of the schedule, so nothing is left for the Trainer to shard."""
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=self.data_collator)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """What decays: not tables with sparse gradients, whose rows would decay as often as they are seen."""
+        bags = (name for name, module in model.named_modules() if isinstance(module, nn.EmbeddingBag) and module.sparse)
+        sparse = {f"{name}.weight" for name in bags}
+        return [name for name in super().get_decay_parameter_names(model) if name not in sparse]
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward; what is sparse of the gradient goes aside until the optimiser steps."""
         loss = super().training_step(model, inputs, num_items_in_batch)
