@@ -161,7 +161,7 @@ class Store:
 
     def known_vectors(self) -> dict[str, Tensor]:
         """Source -> the vectors (m, width) of the items that training has a row of; after `warm`."""
-        known, found = self.columns.trained("item"), {}
+        known, found = self.columns.trained("item"), dict[str, Tensor]()
         for modality in self.task.modality:
             frozen = self.vectors[ITEM[modality]]
             places = np.unique(frozen.place[known])
