@@ -194,6 +194,7 @@ def build(backbone: Backbone, settings: Rank, inputs: Inputs, seed: int) -> Rank
         torch.manual_seed(seed)
         ranker = Ranker(settings, inputs)
     backbone.model.requires_grad_(False)
+    torch.sparse.check_sparse_tensor_invariants.disable()  # as it is; said, or every optimiser's step warns
     backbone.head = ranker.to(backbone.device)
     return ranker
 

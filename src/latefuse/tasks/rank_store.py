@@ -112,7 +112,7 @@ class Store:
         return np.array([np.nan if value is None else value for value in values], np.float32)
 
     @cached_property
-    def _hashed_ids(self) -> dict[str, Array]:
+    def hashed_ids(self) -> dict[str, Array]:
         """Rows of the tables of users and of items, by code."""
         bins = self.settings.bins
         return {"user": hashes(self.columns.users, "user", bins), "item": hashes(self.columns.items, "item", bins)}
@@ -177,7 +177,7 @@ class Store:
     def hashed(self, rows: Array) -> dict[str, tuple[Tensor, Tensor]]:
         """Column -> bags of rows of its table, (values, offsets)."""
         codes, words = {"user": self.columns.user[rows], "item": self.columns.item[rows]}, self._attributes[0]
-        ids = {name: self._hashed_ids[name][codes[name]] for name in codes if self.settings.ids}
+        ids = {name: self.hashed_ids[name][codes[name]] for name in codes if self.settings.ids}
         found = {name: (torch.from_numpy(values), torch.arange(len(rows))) for name, values in ids.items()}
         return found | {name: _bags(*bag, codes["item"]) for name, bag in words.items()}
 
