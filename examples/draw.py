@@ -74,6 +74,7 @@ def shop(folder: Path) -> None:
     when = pa.array([1000 * (1_700_000_000 + 600 * k) for k in range(len(customers))], pa.timestamp("ms"))
     pq.write_table(pa.table({"customer": customers, "sku": skus, "when": when}), folder / "orders.parquet")
     checks(folder, things)
+    shown(folder, things)
 
 
 def checks(folder: Path, things: list[tuple[str, str, str]]) -> None:
@@ -105,6 +106,29 @@ def checks(folder: Path, things: list[tuple[str, str, str]]) -> None:
                         "yes" if fits else "no",
                     ]
                     table.writerow([*row, "" if fits else wrong])
+
+
+def shown(folder: Path, things: list[tuple[str, str, str]]) -> None:
+    """shown.csv: what customers saw and bought, by the colour that each likes; reviews.csv: some words on it."""
+    rng, moment = random.Random(4), 1_700_000_000
+    tastes = {f"c{number:02d}": rng.choice(list(COLOURS)) for number in range(40)}
+    with (
+        (folder / "shown.csv").open("w", encoding="utf-8", newline="") as seen,
+        (folder / "reviews.csv").open("w", encoding="utf-8", newline="") as said,
+    ):
+        events, reviews = (csv.writer(handle, lineterminator="\n") for handle in (seen, said))
+        events.writerow(["customer", "sku", "when", "bought"])
+        reviews.writerow(["customer", "sku", "when", "stars", "words"])
+        for _ in range(3_000):
+            customer, number = rng.choice(list(tastes)), rng.randrange(len(things))
+            moment += rng.randrange(60, 1_200)
+            colour, shape, size = things[number]
+            bought = rng.random() < (0.7 if colour == tastes[customer] else 0.02)
+            events.writerow([customer, f"sku{number:03d}", moment, int(bought)])
+            if rng.random() < (0.4 if bought else 0.01):
+                words = rng.choice(["well made", "a good size", f"just the {KINDS[shape]} i wanted", f"nicely {size}"])
+                stars = rng.choice([4, 5] if bought else [1, 2])
+                reviews.writerow([customer, f"sku{number:03d}", moment + 50, stars, f"{words} ."])
 
 
 def chats(folder: Path) -> None:

@@ -124,10 +124,16 @@ def _finish(result: dict[str, Any], out: Path, tracker: Tracker) -> None:
     valid = "" if result["valid_loss"] is None else f", validation loss {result['valid_loss']:.3f}"
     print(
         f"finetune {result['name']} (seed {result['seed']}): {result['steps']} steps, "
-        f"{result['train_tokens']:,} tokens, {result['trainable_share']:.1%} trained in {result['target_modules']} "
-        f"modules, loss {result['losses'][-1]:.3f}{valid}, {result['samples_per_s']:.0f} rows/s -> {out / 'adapter'} "
-        f"in {result['wall_s']:.0f} s"
+        f"{result['train_tokens']:,} tokens, {_trained(result)}, loss {result['losses'][-1]:.3f}{valid}, "
+        f"{result['samples_per_s']:.0f} rows/s -> {out / 'adapter'} in {result['wall_s']:.0f} s"
     )
+
+
+def _trained(result: Mapping[str, Any]) -> str:
+    """What learned: a share of the backbone's modules, or a network of its own behind it."""
+    if not result["target_modules"]:
+        return f"{result['trainable']:,} parameters trained"
+    return f"{result['trainable_share']:.1%} trained in {result['target_modules']} modules"
 
 
 def _in_processes(
