@@ -189,18 +189,32 @@ def metric_names(ks: Sequence[int]) -> list[str]:
     return [*(f"recall_at_{k}" for k in ks), *(f"ndcg_at_{k}" for k in ks), "mrr"]
 
 
+CUT = {"recall": "R", "ndcg": "NDCG"}
 NAMES = {
-    "recall": "R", "ndcg": "NDCG", "mrr": "MRR", "balanced_accuracy": "balanced accuracy", "roc_auc": "ROC-AUC",
+    "mrr": "MRR", "balanced_accuracy": "balanced accuracy", "roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1",
+    "within_user_auc": "AUC within users", "false_positive_rate": "false-positive rate", "log_loss": "log-loss",
+    "log_loss_uncalibrated": "log-loss, uncalibrated", "calibration_error": "calibration error",
+    "calibration_error_uncalibrated": "calibration error, uncalibrated",
     "same_pair_both": "both of a pair", "same_pair": "one of a pair",
 }  # fmt: skip
+LESS_IS_BETTER = ("false_positive_rate", "log_loss", "calibration_error")
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether an arm is ahead by being below."""
+    return metric.startswith(LESS_IS_BETTER)
 
 
 def label(metric: str) -> str:
-    """`R@10`, `NDCG@10`, `MRR`, `balanced accuracy`, `balanced accuracy, random`."""
+    """`R@10`, `NDCG@10`, `MRR`, `balanced accuracy`, `balanced accuracy, random`, `recall at false-positive rate 1%`."""
     name, _, part = metric.partition("/")
-    kind, _, k = name.partition("_at_")
+    kind, _, cut = name.partition("_at_")
+    what, _, rate = cut.rpartition("_")
     told = NAMES.get(kind, kind)
-    told = f"{told}@{int(k):,}" if k else told
+    if what:
+        told = f"{told} at {NAMES.get(what, what)} {100 * float(rate):g}%"
+    elif cut:
+        told = f"{CUT.get(kind, told)}@{int(cut):,}"
     return f"{told}, {part}" if part else told
 
 
