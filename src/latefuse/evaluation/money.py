@@ -1,7 +1,7 @@
 """What recommending is worth: a liked recommendation gains, one that is not liked loses, one not made does neither.
 
-Value is told of 1,000 rows *scored*, which a threshold can make the most of, and of 1,000 rows *recommended*, which says
-what one recommendation is worth: the highest threshold is the best by that, however little it recommends.
+Value is told of 1,000 rows *scored*, which a threshold can make the most of, and of 1,000 rows *recommended*, which
+says what one recommendation is worth: the highest threshold is the best by that, however little it recommends.
 """
 
 from __future__ import annotations

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from latefuse.config_rank import Ranking
-from latefuse.evaluation.calibration import Floats, Truth
+from latefuse.evaluation.calibration import Floats, Ints, Truth
 from latefuse.evaluation.rank_metrics import log_losses
 
 Table = NDArray[np.float32]
@@ -87,16 +89,18 @@ def trees(lesson: Lesson) -> Fitted:
     model = HistGradientBoostingClassifier(
         max_iter=MOST_TREES, early_stopping=True, n_iter_no_change=20, max_features=0.3, random_state=0
     )
-    model.fit(lesson.train, lesson.liked, X_val=lesson.valid, y_val=lesson.valid_liked)
-    stages = model.staged_predict_proba(lesson.valid)
-    losses = [float(log_losses(lesson.valid_liked, one[:, 1]).mean()) for one in stages]
-    return partial(_stage, model, int(np.argmin(losses)))
+    known = np.flatnonzero(np.isfinite(lesson.train).any(axis=0))  # scikit-learn can't cut a column that is empty
+    valid = lesson.valid[:, known]
+    model.fit(lesson.train[:, known], lesson.liked, X_val=valid, y_val=lesson.valid_liked)
+    losses = [float(log_losses(lesson.valid_liked, one[:, 1]).mean()) for one in model.staged_predict_proba(valid)]
+    return partial(_stage, model, int(np.argmin(losses)), known)
 
 
 def _linear(scale: Callable[[Table], Table], weights: Floats, shift: float, table: Table) -> Floats:
     return np.asarray(scale(table) @ weights + shift, np.float64)
 
 
-def _stage(model: object, number: int, table: Table) -> Floats:
-    stages = model.staged_decision_function(table)  # type: ignore[attr-defined]
-    return np.asarray(next(one for place, one in enumerate(stages) if place == number), np.float64).reshape(-1)
+def _stage(model: Any, number: int, known: Ints, table: Table) -> Floats:
+    """Log-odds by the first trees. known: (k,) the columns they read."""
+    stages = model.staged_decision_function(table[:, known])
+    return np.asarray(next(islice(stages, number, None)), np.float64).reshape(-1)

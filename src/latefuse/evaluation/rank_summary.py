@@ -22,7 +22,7 @@ WITHOUT_INTERVAL = "calibration_error"
 
 @dataclass(frozen=True)
 class RankSummary(ArmsSummary):
-    """parts: slice -> metric -> arm -> line; that of the headline is told by `slices` too. users: how many there are."""
+    """parts: slice -> metric -> arm -> line; that of the headline is in `slices` too. users: how many there are."""
 
     parts: Mapping[str, Mapping[str, Mapping[str, Line]]] = field(default_factory=dict)
     users: int = 0
@@ -80,16 +80,13 @@ def _lines(
 ) -> Lines:
     """Metric -> arm -> line, on some of the rows."""
     found = {arm: _seeds(seeds, rows, truth, redraw, how) for arm, seeds in answers.items()}
-    return {
-        metric: {
-            arm: Line(
-                _estimate(metric, redraw.estimate(values[metric], rows)),
-                None if arm == main else _estimate(metric, redraw.difference(found[main][metric], values[metric], rows)),
-            )
-            for arm, values in found.items()
-        }
-        for metric in metric_names(how)
-    }
+
+    def line(metric: str, arm: str) -> Line:
+        best, values = found[main][metric], found[arm][metric]
+        behind = None if arm == main else _told(metric, redraw.difference(best, values, rows))
+        return Line(_told(metric, redraw.estimate(values, rows)), behind)
+
+    return {metric: {arm: line(metric, arm) for arm in found} for metric in metric_names(how)}
 
 
 def _seeds(seeds: Sequence[Answers], rows: Ints, truth: Truth, redraw: Redraw, how: Ranking) -> dict[str, Floats]:
@@ -98,7 +95,7 @@ def _seeds(seeds: Sequence[Answers], rows: Ints, truth: Truth, redraw: Redraw, h
     return {metric: np.stack([one[metric] for one in each]) for metric in each[0]}
 
 
-def _estimate(metric: str, found: Estimate) -> Estimate:
+def _told(metric: str, found: Estimate) -> Estimate:
     without = metric.startswith(WITHOUT_INTERVAL)
     return Estimate(found.value, nan, nan, found.rows, found.seeds) if without else found
 

@@ -124,7 +124,7 @@ class Sources(ArmSources):
             found = get(task.kind).select(self.dataset, task, split, self.backbone)
             rows = found.examples
             if not len(rows):
-                raise DataError(f"{self.dataset.path}: no row of {task.table} in split {split!r} to measure a ranker on")
+                raise DataError(f"{self.dataset.path}: no row of {task.table} in split {split!r}: nothing to measure")
             most = self.evaluation.ranking.max_rows if split == "test" else None
             if most is not None and len(rows) > most:
                 rows = rows.take(np.array(evenly(len(rows), most)))
@@ -219,5 +219,5 @@ def _answers(scores: Floats, ruling: Ruling, offer: money.Offer, unit: Unit) -> 
 def _finite(scores: Floats, name: str) -> Floats:
     bad = int((~np.isfinite(scores)).sum())
     if bad:
-        raise ScoresError(f"{name}: {bad:,} of {len(scores):,} scores are not finite; train again with a lower train.lr")
+        raise ScoresError(f"{name}: {bad:,} of {len(scores):,} scores are not finite; train with a lower train.lr")
     return scores
