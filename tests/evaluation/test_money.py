@@ -9,21 +9,21 @@ from latefuse.evaluation import money
 from latefuse.evaluation.thresholds import ABOVE_ALL
 
 RNG = np.random.default_rng(0)
-PROBABILITIES = RNG.random(200).round(2)
-LABELS = RNG.random(200) < PROBABILITIES
+SAID = RNG.random(200).round(2)
+LABELS = RNG.random(200) < SAID
 
 
 @pytest.mark.parametrize(("gain", "loss"), [(1.0, 0.2), (1.0, 3.0), (0.1, 5.0), (2.0, 0.0)])
 def test_the_best_threshold_is_the_best_of_all(gain: float, loss: float) -> None:
     tried = {}
-    for threshold in [ABOVE_ALL, *np.unique(PROBABILITIES)]:
-        called = PROBABILITIES >= threshold
+    for threshold in [ABOVE_ALL, *np.unique(SAID)]:
+        called = np.greater_equal(SAID, threshold)
         tried[threshold] = 1_000 * (gain * (called & LABELS).sum() - loss * (called & ~LABELS).sum()) / 200
-    found = money.best(PROBABILITIES, LABELS, gain, loss)
+    found = money.best(SAID, LABELS, gain, loss)
     assert found.value == pytest.approx(max(tried.values()))
     assert found.value == pytest.approx(tried[found.threshold])
     assert found.threshold == max(t for t, value in tried.items() if value == pytest.approx(found.value))
-    assert found.share == pytest.approx((PROBABILITIES >= found.threshold).mean())
+    assert found.share == pytest.approx(np.greater_equal(SAID, found.threshold).mean())
 
 
 def test_the_curve_begins_with_nothing_and_ends_with_everything() -> None:
@@ -46,7 +46,7 @@ def test_right_probabilities_are_best_used_from_the_break_even_on() -> None:
 
 def test_without_a_gain_nothing_is_recommended() -> None:
     for gain, loss in ((0.0, 1.0), (0.0, 0.0)):
-        found = money.best(PROBABILITIES, LABELS, gain, loss)
+        found = money.best(SAID, LABELS, gain, loss)
         assert (found.value, found.share) == (0, 0)
         assert found.threshold > 1 < found.break_even
 

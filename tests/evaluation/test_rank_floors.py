@@ -22,7 +22,8 @@ def _table(rng: np.random.Generator, rows: int, crossed: bool) -> tuple[np.ndarr
 
 
 @pytest.mark.parametrize(("name", "crossed", "least", "most"), [
-    ("logistic", False, 0.85, 0.97), ("logistic", True, 0.4, 0.6), ("trees", False, 0.8, 0.97), ("trees", True, 0.75, 0.95),
+    ("logistic", False, 0.85, 0.97), ("logistic", True, 0.4, 0.6),
+    ("trees", False, 0.8, 0.97), ("trees", True, 0.75, 0.95),
 ])  # fmt: skip
 def test_what_is_found(name: str, crossed: bool, least: float, most: float) -> None:
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from latefuse.config import Task
 from latefuse.config_judge import RELEVANT, Policy, Verdicts
-from latefuse.config_rank import Rank
+from latefuse.config_rank import Imbalance, Rank
 from latefuse.data.errors import DataError
 from latefuse.evaluation import money, rank_floors
 from latefuse.evaluation.arm_sources import ArmSources, Unit
@@ -24,14 +24,28 @@ from latefuse.evaluation.rank_values import Answers
 from latefuse.evaluation.rulings import Ruling, rule
 from latefuse.fusion.rows import evenly
 from latefuse.tasks import get
+from latefuse.training.features import Features
 
 SPLITS = ("train", "valid", "test")
 COLD_ITEM, COLD_USER, WARM = "cold item", "cold user", "warm"
 
 
-class Rows(Protocol):
-    """The rows of one split as columns, in stored order: what a ranker is asked, and what came. See `tasks.rank`."""
+class Store(Protocol):
+    """Where rows find the vectors of their items."""
 
+    def warm(self, features: Features, progress: bool) -> int:
+        """Make those that are not there."""
+        ...
+
+
+class Rows(Protocol):
+    """The rows of one split as columns, in stored order: what a ranker is asked, and what came. See `tasks.rank`.
+
+    names: the id of each row. absent: of each source of vectors the rows that have none, once the store is warm. likes:
+    of the item before the row.
+    """
+
+    names: list[str]
     labels: Truth
     users: Ints
     items: Ints
@@ -39,11 +53,7 @@ class Rows(Protocol):
     cold_item: Truth
     absent: Mapping[str, Truth]
     likes: NDArray[Any]
-
-    @property
-    def names(self) -> list[str]:
-        """The id of each row."""
-        ...
+    store: Store
 
     def __len__(self) -> int: ...
 
@@ -92,8 +102,8 @@ class Sources(ArmSources):
         return self.units_beside(self.floors)
 
     def rows(self, split: str, arm: str | None = None) -> Rows:
-        """The rows of a split as an arm, by default the main one, reads them; of the test at most `max_rows`, evenly
-        spread. Raises DataError where there are none."""
+        """The rows of a split as an arm, by default the main one, reads them; of training all that there are, of the
+        test at most `max_rows`, evenly spread. Raises DataError where there are none."""
         return self._selected(split, arm or self.name)[0]
 
     def measure(self, unit: Unit) -> Found:
@@ -120,11 +130,11 @@ class Sources(ArmSources):
     def _selected(self, split: str, arm: str) -> tuple[Rows, int]:
         """The rows, and how many were left out."""
         if (arm, split) not in self._kept:
-            task = self.arms[arm]
+            for key in [key for key in self._kept if key[0] not in (arm, self.name)]:
+                del self._kept[key]  # the columns of one arm are as long as the table
+            task = whole(self.arms[arm]) if split == "train" else self.arms[arm]
             found = get(task.kind).select(self.dataset, task, split, self.backbone)
             rows = found.examples
-            if not len(rows):
-                raise DataError(f"{self.dataset.path}: no row of {task.table} in split {split!r}: nothing to measure")
             most = self.evaluation.ranking.max_rows if split == "test" else None
             if most is not None and len(rows) > most:
                 rows = rows.take(np.array(evenly(len(rows), most)))
@@ -199,6 +209,11 @@ def meaning(task: Task) -> str:
     if how.imbalance.keep_negatives < 1:
         told.append(f"{how.imbalance.keep_negatives:.0%} of negatives")
     return "; ".join(told)
+
+
+def whole(task: Task) -> Task:
+    """The task with all training rows, of which imbalance may leave some out: what is counted is counted on all."""
+    return task.model_copy(update={"rank": rank_of(task).model_copy(update={"imbalance": Imbalance()})})
 
 
 def rank_of(task: Task) -> Rank:

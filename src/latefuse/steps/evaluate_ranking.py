@@ -58,8 +58,9 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     again = partial(_sources, evaluation, tasks, dataset, backbone, list(finetuned), cache)
     sources = again()
-    measured = dict(zip(sources.units(), measure_all(sources, again, evaluation.workers), strict=True))
     test, how = sources.rows("test"), evaluation.ranking
+    test.store.warm(sources.features, progress=True)
+    measured = dict(zip(sources.units(), measure_all(sources, again, evaluation.workers), strict=True))
     summary, sure = _summary(sources, measured, test), _sure(measured, test)
     metrics = flat(summary) | _sure_metrics(sure, sources.name)
     _predictions(measured, test).write_parquet(out / "predictions.parquet")
