@@ -161,25 +161,26 @@ def flat_metrics(summary: ArmsSummary) -> dict[str, float]:
     for metric, lines in summary.lines.items():
         flat[f"eval/{metric}"] = lines[summary.main].mean.value
         for arm, line in lines.items():
-            flat |= _with_interval(f"eval/{metric}/{arm}", line.mean)
+            flat |= with_interval(f"eval/{metric}/{arm}", line.mean)
             if line.behind is not None:
-                flat |= _with_interval(f"eval/{metric}/{arm}/main-minus", line.behind)
+                flat |= with_interval(f"eval/{metric}/{arm}/main-minus", line.behind)
         if metric in summary.oracle:
             flat[f"eval/{metric}/oracle"] = summary.oracle[metric]
     for name, lines in summary.slices.items():
         flat[f"eval/{summary.headline}/{name}"] = lines[summary.main].mean.value
         for arm, line in lines.items():
-            flat |= _with_interval(f"eval/{summary.headline}/{name}/{arm}", line.mean)
+            flat |= with_interval(f"eval/{summary.headline}/{name}/{arm}", line.mean)
     for one in summary.knock_outs:
         condition = one.condition.replace(":", "-")
-        flat |= _with_interval(f"eval/{summary.headline}/{one.arm}/{condition}", one.left)
+        flat |= with_interval(f"eval/{summary.headline}/{one.arm}/{condition}", one.left)
         kind, _, modality = one.condition.partition(":")
         if one.arm == summary.main and kind == "shuffled":
             flat[f"eval/contribution/{modality}"] = one.worth.value
     return {name: value for name, value in flat.items() if not isnan(value)}
 
 
-def _with_interval(name: str, found: Estimate) -> dict[str, float]:
+def with_interval(name: str, found: Estimate) -> dict[str, float]:
+    """The value by a name, and the ends of its interval, where there is one, by that name with `/low` and `/high`."""
     flat = {name: found.value}
     return flat | ({f"{name}/low": found.low, f"{name}/high": found.high} if found.has_interval else {})
 

@@ -27,7 +27,7 @@ Fitted = Callable[[Table], Floats]
 MAJORITY, POPULARITY, LOGISTIC, TREES = "majority", "popularity", "logistic", "trees"
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths of the ridge penalty that are tried, weakest last."""
-MOST_TREES = 400
+MOST_TREES = 200
 MEANINGS = {
     MAJORITY: "the same for all rows: the share of training rows that is liked",
     POPULARITY: "how often the item was liked before the row",
@@ -87,7 +87,7 @@ def trees(lesson: Lesson) -> Fitted:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(
-        max_iter=MOST_TREES, early_stopping=True, n_iter_no_change=20, max_features=0.3, random_state=0
+        max_iter=MOST_TREES, early_stopping=True, n_iter_no_change=10, max_features=0.2, random_state=0
     )
     known = np.flatnonzero(np.isfinite(lesson.train).any(axis=0))  # scikit-learn can't cut a column that is empty
     valid = lesson.valid[:, known]

@@ -9,10 +9,10 @@ from math import isnan, nan
 import numpy as np
 
 from latefuse.config_rank import Ranking
-from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, Line, MeasuredArm, flat_metrics
+from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, Line, MeasuredArm, flat_metrics, with_interval
 from latefuse.evaluation.calibration import Floats, Ints, Truth
 from latefuse.evaluation.intervals import Estimate
-from latefuse.evaluation.rank_values import Answers, auc, measured, metric_names
+from latefuse.evaluation.rank_values import Answers, auc, measured, metric_names, order_names
 from latefuse.evaluation.redraw import Redraw
 
 Lines = dict[str, dict[str, Line]]
@@ -61,17 +61,17 @@ def summarise(
     )
 
 
-def flat(summary: RankSummary) -> dict[str, float]:
-    """The numbers for the tracker: those of `flat_metrics`, and `eval/<metric>/<slice>` of the other metrics too."""
+def flat(summary: RankSummary, how: Ranking) -> dict[str, float]:
+    """The numbers for the tracker: those of `flat_metrics`, `eval/<metric>/<slice>` of the main arm for every metric
+    and, for those of the order, of all arms, with what the main arm is ahead by."""
     found = flat_metrics(summary)
     for name, lines in summary.parts.items():
-        for metric, of_arms in lines.items():
-            found[f"eval/{metric}/{name}"] = of_arms[summary.main].mean.value
-            for arm, line in of_arms.items():
-                found[f"eval/{metric}/{name}/{arm}"] = line.mean.value
-                if line.mean.has_interval:
-                    found[f"eval/{metric}/{name}/{arm}/low"] = line.mean.low
-                    found[f"eval/{metric}/{name}/{arm}/high"] = line.mean.high
+        found |= {f"eval/{metric}/{name}": of_arms[summary.main].mean.value for metric, of_arms in lines.items()}
+        for metric in order_names(how):
+            for arm, line in lines[metric].items():
+                found |= with_interval(f"eval/{metric}/{name}/{arm}", line.mean)
+                if line.behind is not None:
+                    found |= with_interval(f"eval/{metric}/{name}/{arm}/main-minus", line.behind)
     return {name: value for name, value in found.items() if not isnan(value)}
 
 

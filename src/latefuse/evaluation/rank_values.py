@@ -54,11 +54,16 @@ def of_order(how: Ranking) -> dict[str, Callable[[Curve], Floats]]:
     }
 
 
+def order_names(how: Ranking) -> list[str]:
+    """Those of the order, with those within users; shares all of them."""
+    first, *others = of_order(how)
+    return [first, "within_user_auc", *others]
+
+
 def metric_names(how: Ranking) -> list[str]:
     """All that `measured` gives, the headline first."""
-    first, *others = of_order(how)
     return [
-        first, "within_user_auc", *others, "precision", "recall", "f1", "false_positive_rate", "recommended",
+        *order_names(how), "precision", "recall", "f1", "false_positive_rate", "recommended",
         "log_loss", "log_loss_uncalibrated", "calibration_error", "calibration_error_uncalibrated", *VALUES,
     ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 
 from latefuse.config import Task
@@ -12,26 +12,33 @@ from latefuse.evaluation.arms_summary import KnockOut, Line, digits, label, less
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.judge_verdict import Calibrated
 from latefuse.evaluation.money import PER
-from latefuse.evaluation.rank_floors import LOGISTIC, TREES
+from latefuse.evaluation.rank_floors import LOGISTIC, POPULARITY, TREES
 from latefuse.evaluation.rank_summary import RankSummary
 from latefuse.evaluation.ranking import COLD_ITEM, rank_of
 from latefuse.evaluation.retrieval_verdict import NOUNS, percent, points
 from latefuse.evaluation.verdict import Sentence, Tone
 
 CHANCE = 0.5
+WORDS = {
+    "good": "{main} beats {other} {where}",
+    "bad": "{main} is behind {other} {where}",
+    "open": "{main} is not shown to differ from {other} {where}",
+    "both": "{main} is ahead of {other} by one measure and behind by the other {where}",
+}
 DRIFT = 0.1
 """How far the expected share of likes may be from theirs, as a part of it, before it counts as a drift."""
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Trained arms by how they differ from the main one: they read fewer media, or another item's, or learn otherwise.
+    """Trained arms by how they differ from the main one, each in one way.
 
-    Each arm is one of them.
+    less: they read fewer media. shuffled: name -> words for the media of which they read another item's. otherwise:
+    they read the same in another form, or learn by another loss.
     """
 
     less: tuple[str, ...] = ()
-    shuffled: tuple[str, ...] = ()
+    shuffled: Mapping[str, str] = field(default_factory=dict)
     otherwise: tuple[str, ...] = ()
 
 
@@ -52,23 +59,23 @@ class Sure:
 def roles(arms: Mapping[str, Task]) -> Roles:
     """arms: the main one first."""
     (_, main), *others = arms.items()
-    less, shuffled, otherwise = [], [], []
+    less, otherwise = [], []
+    shuffled: dict[str, str] = {}
     for name, task in others:
-        if rank_of(task).shuffled:
-            shuffled.append(name)
+        if swapped := rank_of(task).shuffled:
+            shuffled[name] = " and ".join(NOUNS[modality] for modality in swapped)
         elif set(task.modality) < set(main.modality):
             less.append(name)
         else:
             otherwise.append(name)
-    return Roles(tuple(less), tuple(shuffled), tuple(otherwise))
+    return Roles(tuple(less), shuffled, tuple(otherwise))
 
 
 def findings(summary: RankSummary, part: Roles, sure: Mapping[str, Sure], how: Ranking) -> list[Sentence]:
     """The findings in the order of their weight; names of arms that were not measured are passed over."""
     found = [_ranks(summary)]
-    for names, first in ((part.less, True), ((LOGISTIC, TREES), True), (part.shuffled, True), (part.otherwise, False)):
-        for name in names:
-            found += _beside(summary, name, how, first)
+    for name in (*part.less, *part.shuffled, LOGISTIC, TREES, POPULARITY, *part.otherwise):
+        found += _beside(summary, name, part, how)
     found += [_knocked(summary, one) for one in summary.knock_outs]
     found.append(_keeps(summary, how))
     if summary.main in sure:
@@ -96,33 +103,42 @@ def _ranks(summary: RankSummary) -> Sentence:
     return Sentence(f"{told}.", "good", True)
 
 
-def _beside(summary: RankSummary, arm: str, how: Ranking, first: bool) -> Iterator[Sentence]:
+def _beside(summary: RankSummary, arm: str, part: Roles, how: Ranking) -> Iterator[Sentence]:
     """The main arm and another, on all rows and on those of items that training has not seen."""
     places = [("on all rows", summary.lines)]
     if COLD_ITEM in summary.parts:
         places.append((f"on cold items (n = {summary.sizes[COLD_ITEM]:,})", summary.parts[COLD_ITEM]))
     for place, (where, lines) in enumerate(places):
         if arm in lines[summary.headline]:
-            yield _against(summary, arm, lines, where, how, first and not place)
+            first = arm in (*part.less, *part.shuffled) or (arm == LOGISTIC and not place)
+            shown, numbers = _against(summary, arm, lines, how)
+            words = _content(part.shuffled[arm]) if arm in part.shuffled else WORDS
+            said = words[shown].format(main=_label(summary, summary.main), other=_label(summary, arm), where=where)
+            tone: Tone = "good" if shown == "good" else "bad" if shown == "bad" else "open"
+            yield Sentence(f"{said}: {numbers}.", tone, first)
 
 
-def _against(
-    summary: RankSummary, arm: str, lines: Mapping[str, Mapping[str, Line]], where: str, how: Ranking, first: bool
-) -> Sentence:
-    main, other, told, sides = _label(summary, summary.main), _label(summary, arm), [], set()
+def _against(summary: RankSummary, arm: str, lines: Mapping[str, Mapping[str, Line]], how: Ranking) -> tuple[str, str]:
+    """A key of WORDS: what the headline and the strictest rate show together; and their numbers."""
+    told, sides = [], set()
     for metric in (strictest(how), summary.headline):
         mine, line = lines[metric][summary.main].mean, lines[metric][arm]
         assert line.behind is not None
         sides.add(_side(metric, line.behind))
         pair = f"{_value(metric, mine)} against {_value(metric, line.mean)}"
         told.append(f"{label(metric)} {pair}, {points(line.behind)}")
-    shown, numbers = sides - {"open"}, "; ".join(told)
-    if shown == {"good"}:
-        return Sentence(f"{main} beats {other} {where}: {numbers}.", "good", first)
-    if shown == {"bad"}:
-        return Sentence(f"{other} beats {main} {where}: {numbers}.", "bad", first)
-    said = "is ahead by one measure and behind by the other of" if shown else "is not shown to differ from"
-    return Sentence(f"{main} {said} {other} {where}: {numbers}.", "open", first)
+    shown = sides - {"open"}
+    return "both" if len(shown) == 2 else next(iter(shown), "open"), "; ".join(told)
+
+
+def _content(noun: str) -> Mapping[str, str]:
+    """WORDS about an arm that was trained and asked with another item's media."""
+    return {
+        "good": f"The {noun}'s content counts, not an identity learned by heart, {{where}}; {{main}} minus {{other}}",
+        "bad": f"Another item's {noun} serves better than its own {{where}}; {{main}} minus {{other}}",
+        "open": f"That the {noun}'s content counts is not shown {{where}}; {{main}} minus {{other}}",
+        "both": f"The {noun}'s content counts by one measure only {{where}}; {{main}} minus {{other}}",
+    }
 
 
 def _side(metric: str, ahead: Estimate) -> Tone:

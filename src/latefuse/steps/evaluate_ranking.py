@@ -18,13 +18,13 @@ from latefuse.config import Evaluation, Task
 from latefuse.data.dataset import Dataset
 from latefuse.evaluation import money, rank_metrics, ranking, rulings
 from latefuse.evaluation.arm_sources import Unit
-from latefuse.evaluation.arms_summary import digits, table_text
+from latefuse.evaluation.arms_summary import table_text
 from latefuse.evaluation.calibration import Floats, calibration_error, perfect_calibration_error, reliability
 from latefuse.evaluation.cost import costs
 from latefuse.evaluation.judge_verdict import Calibrated
 from latefuse.evaluation.rank_floors import LOGISTIC, POPULARITY
 from latefuse.evaluation.rank_summary import RankSummary, flat, summarise
-from latefuse.evaluation.rank_values import BINS
+from latefuse.evaluation.rank_values import BINS, order_names
 from latefuse.evaluation.rank_verdict import Sure, findings, roles
 from latefuse.evaluation.ranking import Found, Rows, Sources
 from latefuse.evaluation.redraw import Redraw
@@ -62,15 +62,14 @@ def run(
     test.store.warm(sources.features, progress=True)
     measured = dict(zip(sources.units(), measure_all(sources, again, evaluation.workers), strict=True))
     summary, sure = _summary(sources, measured, test), _sure(measured, test)
-    metrics = flat(summary) | _sure_metrics(sure, sources.name)
+    metrics = flat(summary, how) | _sure_metrics(sure, sources.name)
     _predictions(measured, test).write_parquet(out / "predictions.parquet")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     chosen = ((unit.source, unit.seed, sources.name, found.ruling) for unit, found in measured.items())
     rulings.write(chosen, out / "rulings.json")
     offers = [{"arm": unit.source, "seed": unit.seed, **asdict(found.offer)} for unit, found in measured.items()]
     (out / "offers.json").write_text(json.dumps(offers, indent=1) + "\n", encoding="utf-8")
-    shown = [name for name in summary.metrics if digits(name) is None and not name.startswith("calibration")]
-    (out / "table.txt").write_text(table_text(summary, evaluation.confidence, shown), encoding="utf-8")
+    (out / "table.txt").write_text(table_text(summary, evaluation.confidence, order_names(how)), encoding="utf-8")
     report = _report(sources, measured, test, summary, sure, began)
     report = replace(report, costs=costs([result_of(path) for path in finetuned]))
     (out / "report.html").write_text(page.build(report), encoding="utf-8")

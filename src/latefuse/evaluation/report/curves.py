@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from latefuse.evaluation.intervals import Floats
 
-WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 460, 320, 54, 40, 10
+WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 460, 320, 54, 40, 20
 MOST = 200
 """Points of a line that are drawn; more can't be seen."""
 LOOKS = 6

@@ -11,7 +11,7 @@ from latefuse.evaluation.arms_summary import label
 from latefuse.evaluation.calibration import Bin, Floats
 from latefuse.evaluation.money import Offer
 from latefuse.evaluation.rank_summary import RankSummary
-from latefuse.evaluation.rank_values import VALUES
+from latefuse.evaluation.rank_values import VALUES, order_names
 from latefuse.evaluation.rank_verdict import CHANCE, Roles, Sure, findings, strictest
 from latefuse.evaluation.ranking import COLD_ITEM, COLD_USER, WARM
 from latefuse.evaluation.report import arm_parts, curves
@@ -20,7 +20,7 @@ from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.retrieval_verdict import percent
 from latefuse.evaluation.rulings import Ruling
 
-AT_THRESHOLD = ("precision", "recall", "f1", "false_positive_rate", "recommended", "log_loss", "log_loss_uncalibrated")
+AT_THRESHOLD = ("precision", "recall", "f1", "false_positive_rate", "log_loss", "log_loss_uncalibrated")
 MEANINGS = {
     "roc_auc": "how often a liked row has a higher score than one that is not, ties half; over the rows of all users",
     "within_user_auc": "the same among one user's rows, the mean over users who have rows of both labels, each once",
@@ -32,7 +32,6 @@ MEANINGS = {
     "precision": "share of liked ones among the rows that the threshold calls liked",
     "recall": "share of liked rows that the threshold calls liked",
     "f1": "the harmonic mean of precision and recall",
-    "recommended": "share of rows that the threshold calls liked",
     "log_loss": "minus the logarithm of the probability of what came, in nats, the mean over rows; calibrated",
     "log_loss_uncalibrated": "the same with probabilities as the arm says them",
 }
@@ -104,7 +103,7 @@ def build(report: RankReport) -> str:
     """The page as one string of HTML that asks nothing of any network."""
     summary, how = report.summary, report.how
     conditions, strict = arm_parts.conditions(summary), strictest(how)
-    order = [name for name in summary.metrics if "_at_" in name or name.endswith("_auc")]
+    order = order_names(how)
     notes = SLICES | {name: "rows that lack it" for name in summary.parts if name not in SLICES}
     by_alarms = {name: lines[strict] for name, lines in summary.parts.items()}
     return render(
