@@ -38,10 +38,8 @@ def summary(
     scores: dict[str, list[np.ndarray]] = SCORES, users: int = 80, name: str = "text-only", min_rows: int = 50
 ) -> RankSummary:
     """name: what the arm `text-only` is called."""
-    arms = [
-        MeasuredArm(one, name if one == "text-only" else one, f"what {one} is", GROUPS.get(one, "control"))
-        for one in scores
-    ]  # type: ignore[arg-type]
+    called = {one: name if one == "text-only" else one for one in scores}
+    arms = [MeasuredArm(one, called[one], f"what {one} is", GROUPS.get(one, "control")) for one in scores]
     redraw = Redraw(np.arange(N) % users, Bootstrap(draws=200, min_rows=min_rows))
     return summarise(
         "both", arms, {arm: [answers(one) for one in seeds] for arm, seeds in scores.items()},

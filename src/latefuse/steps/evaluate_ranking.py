@@ -62,7 +62,7 @@ def run(
     test.store.warm(sources.features, progress=True)
     measured = dict(zip(sources.units(), measure_all(sources, again, evaluation.workers), strict=True))
     summary, sure = _summary(sources, measured, test), _sure(measured, test)
-    metrics = flat(summary, how) | _sure_metrics(sure, sources.name)
+    metrics = _contributions(sources, summary) | flat(summary, how) | _sure_metrics(sure, sources.name)
     _predictions(measured, test).write_parquet(out / "predictions.parquet")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     chosen = ((unit.source, unit.seed, sources.name, found.ruling) for unit, found in measured.items())
@@ -135,6 +135,16 @@ def _sure(measured: Measured, test: Rows) -> dict[str, Sure]:
 def _calibrated(probability: Floats, test: Rows) -> tuple[float, ...]:
     """The error, and that of a perfect model with its 95% bounds."""
     return calibration_error(probability, test.labels, BINS), *perfect_calibration_error(probability, BINS)
+
+
+def _contributions(sources: Sources, summary: RankSummary) -> dict[str, float]:
+    """What true media are worth over another item's, by the arms trained on those; a knock-out goes before."""
+    lines, found = summary.lines[summary.headline], {}
+    for arm, task in sources.arms.items():
+        swapped = ranking.rank_of(task).shuffled
+        if swapped and arm in lines and (ahead := lines[arm].behind) is not None:
+            found[f"eval/contribution/{'-'.join(swapped)}"] = ahead.value
+    return found
 
 
 def _sure_metrics(sure: Mapping[str, Sure], main: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from latefuse.evaluation.rank_summary import RankSummary
 from latefuse.evaluation.rank_values import VALUES, order_names
 from latefuse.evaluation.rank_verdict import CHANCE, Roles, Sure, findings, strictest
 from latefuse.evaluation.ranking import COLD_ITEM, COLD_USER, WARM
+from latefuse.evaluation.redraw import FEWEST
 from latefuse.evaluation.report import arm_parts, curves
 from latefuse.evaluation.report.page import Page, render
 from latefuse.evaluation.report.provenance import provenance
@@ -133,6 +134,7 @@ def build(report: RankReport) -> str:
         speeds=[(arm, report.speeds[arm.name]) for arm in summary.arms if arm.name in report.speeds],
         manifest=provenance(report.manifest),
         meanings=[{"label": label(metric), "meaning": _meaning(metric)} for metric in (*order, *AT_THRESHOLD)],
+        fewest_users=FEWEST,
         percent=percent,
     )
 
