@@ -127,7 +127,7 @@ def test_scores_that_can_not_be_calibrated_are_refused_with_the_reason() -> None
         fit(scores, np.ones(50))
     with pytest.raises(ScoresError, match="validation: 2 of 50 scores are not finite, the first at row 7"):
         fit(np.where(np.isin(np.arange(50), [7, 9]), [np.nan, -np.inf] * 25, scores), labels)
-    with pytest.raises(ScoresError, match=r"all 50 scores are 0\.1; the judge says nothing"):
+    with pytest.raises(ScoresError, match=r"all 50 scores are 0\.1; they say nothing"):
         fit(np.full(50, 0.1), labels)
     assert issubclass(ScoresError, UserError)
 
@@ -136,7 +136,7 @@ def test_scores_that_point_the_wrong_way_or_nowhere_are_told_and_not_turned_roun
     scores, labels = judged(500)
     with pytest.raises(ScoresError, match=r"scores do not rise with the labels \(scale -0\.[34]"):
         fit(-scores, labels)
-    with pytest.raises(ScoresError, match="at chance or answers the wrong way round"):
+    with pytest.raises(ScoresError, match="at chance or the wrong way round"):
         fit(np.tile(scores, 2), np.repeat([True, False], 500))
 
 

@@ -161,25 +161,26 @@ def flat_metrics(summary: ArmsSummary) -> dict[str, float]:
     for metric, lines in summary.lines.items():
         flat[f"eval/{metric}"] = lines[summary.main].mean.value
         for arm, line in lines.items():
-            flat |= _with_interval(f"eval/{metric}/{arm}", line.mean)
+            flat |= with_interval(f"eval/{metric}/{arm}", line.mean)
             if line.behind is not None:
-                flat |= _with_interval(f"eval/{metric}/{arm}/main-minus", line.behind)
+                flat |= with_interval(f"eval/{metric}/{arm}/main-minus", line.behind)
         if metric in summary.oracle:
             flat[f"eval/{metric}/oracle"] = summary.oracle[metric]
     for name, lines in summary.slices.items():
         flat[f"eval/{summary.headline}/{name}"] = lines[summary.main].mean.value
         for arm, line in lines.items():
-            flat |= _with_interval(f"eval/{summary.headline}/{name}/{arm}", line.mean)
+            flat |= with_interval(f"eval/{summary.headline}/{name}/{arm}", line.mean)
     for one in summary.knock_outs:
         condition = one.condition.replace(":", "-")
-        flat |= _with_interval(f"eval/{summary.headline}/{one.arm}/{condition}", one.left)
+        flat |= with_interval(f"eval/{summary.headline}/{one.arm}/{condition}", one.left)
         kind, _, modality = one.condition.partition(":")
         if one.arm == summary.main and kind == "shuffled":
             flat[f"eval/contribution/{modality}"] = one.worth.value
     return {name: value for name, value in flat.items() if not isnan(value)}
 
 
-def _with_interval(name: str, found: Estimate) -> dict[str, float]:
+def with_interval(name: str, found: Estimate) -> dict[str, float]:
+    """The value by a name, and the ends of its interval, where there is one, by that name with `/low` and `/high`."""
     flat = {name: found.value}
     return flat | ({f"{name}/low": found.low, f"{name}/high": found.high} if found.has_interval else {})
 
@@ -189,18 +190,47 @@ def metric_names(ks: Sequence[int]) -> list[str]:
     return [*(f"recall_at_{k}" for k in ks), *(f"ndcg_at_{k}" for k in ks), "mrr"]
 
 
+CUT = {"recall": "R", "ndcg": "NDCG"}
 NAMES = {
-    "recall": "R", "ndcg": "NDCG", "mrr": "MRR", "balanced_accuracy": "balanced accuracy", "roc_auc": "ROC-AUC",
+    "mrr": "MRR", "balanced_accuracy": "balanced accuracy", "roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1",
+    "within_user_auc": "AUC within users", "false_positive_rate": "false-positive rate", "log_loss": "log-loss",
+    "log_loss_uncalibrated": "log-loss, uncalibrated", "calibration_error": "calibration error",
+    "calibration_error_uncalibrated": "calibration error, uncalibrated",
     "same_pair_both": "both of a pair", "same_pair": "one of a pair",
 }  # fmt: skip
+LESS_IS_BETTER = ("false_positive_rate", "log_loss", "calibration_error")
+
+
+DIGITS = {"log_loss": 3, "value_per_1000": 1}
+"""Of metrics that are no shares."""
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether an arm is ahead by being below."""
+    return metric.startswith(LESS_IS_BETTER)
+
+
+def digits(metric: str) -> int | None:
+    """Digits behind the point of a metric that is no share; None for a share, which is told in per cent."""
+    return next((count for name, count in DIGITS.items() if metric.startswith(name)), None)
+
+
+def number(metric: str, value: float, sign: str = "") -> str:
+    """`24.1` of a share, in per cent, `0.523` of a log-loss; sign: `+` for differences."""
+    places = digits(metric)
+    return f"{100 * value:{sign}.1f}" if places is None else f"{value:{sign},.{places}f}"
 
 
 def label(metric: str) -> str:
-    """`R@10`, `NDCG@10`, `MRR`, `balanced accuracy`, `balanced accuracy, random`."""
+    """`R@10`, `NDCG@10`, `MRR`, `balanced accuracy, random`, `recall at false-positive rate 1%`."""
     name, _, part = metric.partition("/")
-    kind, _, k = name.partition("_at_")
+    kind, _, cut = name.partition("_at_")
+    what, _, rate = cut.rpartition("_")
     told = NAMES.get(kind, kind)
-    told = f"{told}@{int(k):,}" if k else told
+    if what:
+        told = f"{told} at {NAMES.get(what, what)} {100 * float(rate):g}%"
+    elif cut:
+        told = f"{CUT.get(kind, told)}@{int(cut):,}"
     return f"{told}, {part}" if part else told
 
 
@@ -214,31 +244,37 @@ def table_text(summary: ArmsSummary, confidence: float, shown: Sequence[str] | N
     head = ["arm", *(label(metric) for metric in shown), f"{summary.main} minus it, {label(summary.headline)}"]
     lines = [head]
     for arm in summary.arms:
-        cells = [summary.lines[metric][arm.name] for metric in shown]
-        told = [share(cells[0].mean), *(f"{100 * cell.mean.value:.1f}" for cell in cells[1:])]
-        lines.append([arm.label, *told, gain(cells[0].behind)])
+        cells = [(metric, summary.lines[metric][arm.name]) for metric in shown]
+        told = [share(cells[0][1].mean, cells[0][0]), *(_bare(metric, cell.mean) for metric, cell in cells[1:])]
+        lines.append([arm.label, *told, gain(cells[0][1].behind, cells[0][0])])
     if summary.oracle:
         lines.append(["oracle", *(f"{100 * summary.oracle[m]:.1f}" if m in summary.oracle else "" for m in shown), ""])
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "  ".join("-" * width for width in widths)
-    about = f"{summary.about}; per cent, [{confidence:.0%} interval]"
+    few_shares = "" if all(digits(metric) is None for metric in shown) else ", shares in"
+    about = f"{summary.about};{few_shares} per cent, [{confidence:.0%} interval]"
     return "\n".join([rows[0], rule, *rows[1:], "", about, ""])
 
 
-def share(found: Estimate) -> str:
-    """`24.1 [22.0, 26.3]` in per cent, `24.1` where there is no interval."""
+def share(found: Estimate, metric: str = "") -> str:
+    """`24.1 [22.0, 26.3]`, as `number` tells it, `24.1` where there is no interval."""
     if isnan(found.value):
         return ""
-    text = f"{100 * found.value:.1f}"
-    return f"{text} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.has_interval else text
+    text = number(metric, found.value)
+    return f"{text} [{number(metric, found.low)}, {number(metric, found.high)}]" if found.has_interval else text
 
 
-def gain(found: Estimate | None) -> str:
-    """`+2.1 [0.4, 3.9] *` in points; the star where the interval excludes zero."""
+def gain(found: Estimate | None, metric: str = "") -> str:
+    """`+2.1 [0.4, 3.9] *`, of a share in points; the star where the interval excludes zero."""
     if found is None or isnan(found.value):
         return ""
-    text = f"{100 * found.value:+.1f}"
+    text = number(metric, found.value, "+")
     if not found.has_interval:
         return text
-    return f"{text} [{100 * found.low:.1f}, {100 * found.high:.1f}]{' *' if found.excludes_zero else ''}"
+    ends = f"{number(metric, found.low)}, {number(metric, found.high)}"
+    return f"{text} [{ends}]{' *' if found.excludes_zero else ''}"
+
+
+def _bare(metric: str, found: Estimate) -> str:
+    return "" if isnan(found.value) else number(metric, found.value)

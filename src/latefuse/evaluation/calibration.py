@@ -79,8 +79,8 @@ def fit(scores: ArrayLike, labels: ArrayLike, name: str = "validation") -> Calib
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope <= FLAT:
         raise ScoresError(
-            f"{name}: scores do not rise with the labels (scale {slope / spread:.4g}): on these rows the judge is at "
-            "chance or answers the wrong way round; look at its label words and at the labels, or train it"
+            f"{name}: scores do not rise with the labels (scale {slope / spread:.4g}): on these rows they are at "
+            "chance or the wrong way round; look at a judge's label words and at the labels, or train it"
         )
     return Calibration(scale=float(slope / spread), shift=float(intercept - slope * middle / spread))
 
@@ -184,6 +184,4 @@ def _check_rows(scores: Floats, truth: Truth, name: str) -> None:
         only = "relevant" if truth[0] else "not relevant"
         raise ScoresError(f"{name}: all {len(truth)} rows are {only}; a calibration needs rows of both labels")
     if np.ptp(scores) == 0:
-        raise ScoresError(
-            f"{name}: all {len(scores)} scores are {scores[0]:.4g}; the judge says nothing about the rows"
-        )
+        raise ScoresError(f"{name}: all {len(scores)} scores are {scores[0]:.4g}; they say nothing about the rows")

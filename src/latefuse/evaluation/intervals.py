@@ -57,7 +57,7 @@ def mean_interval(values: Floats, groups: Sequence[str], how: Bootstrap) -> Esti
     value = _ratio(totals.sum(), counts.sum())
     if rows < how.min_rows or isnan(value):
         return Estimate(value, nan, nan, rows, len(values))
-    low, high = _percentiles(_draw(totals, counts, how), how.confidence)
+    low, high = percentiles(_draw(totals, counts, how), how.confidence)
     return Estimate(value, low, high, rows, len(values))
 
 
@@ -74,7 +74,7 @@ def paired_bootstrap(a: Floats, b: Floats, groups: Sequence[str], how: Bootstrap
     value = _ratio(totals_a.sum(), counts_a.sum()) - _ratio(totals_b.sum(), counts_b.sum())
     if rows < how.min_rows or isnan(value):
         return Estimate(value, nan, nan, rows, len(a))
-    low, high = _percentiles(_draw(totals_a, counts_a, how) - _draw(totals_b, counts_b, how), how.confidence)
+    low, high = percentiles(_draw(totals_a, counts_a, how) - _draw(totals_b, counts_b, how), how.confidence)
     return Estimate(value, low, high, rows, len(a))
 
 
@@ -107,7 +107,7 @@ def _ratio(total: float, count: float) -> float:
 def _draw(totals: Floats, counts: Floats, how: Bootstrap) -> Floats:
     """(draws,) means over redrawn items and seeds."""
     seeds, items = totals.shape
-    item_times, seed_times = _times(items, how.draws, how.seed), _times(seeds, how.draws, how.seed + 1)
+    item_times, seed_times = times(items, how.draws, how.seed), times(seeds, how.draws, how.seed + 1)
     total = np.einsum("ds,ds->d", seed_times, item_times @ totals.T)
     count = np.einsum("ds,ds->d", seed_times, item_times @ counts.T)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -115,12 +115,12 @@ def _draw(totals: Floats, counts: Floats, how: Bootstrap) -> Floats:
 
 
 @lru_cache(maxsize=32)
-def _times(n: int, draws: int, seed: int) -> Floats:
+def times(n: int, draws: int, seed: int) -> Floats:
     """(draws, n) how often each of n things is drawn, n times with replacement; one table for all arms pairs them."""
     return np.random.default_rng((seed, n)).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 
-def _percentiles(means: Floats, confidence: float) -> tuple[float, float]:
+def percentiles(means: Floats, confidence: float) -> tuple[float, float]:
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(means, [tail, 1 - tail])
     return float(low), float(high)

@@ -7,7 +7,8 @@ from math import isnan
 from typing import Any
 
 from latefuse.config import MODALITIES
-from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, Line, gain, label
+from latefuse.evaluation.arms_summary import ArmsSummary, KnockOut, Line, digits, gain, label, less_is_better, number
+from latefuse.evaluation.calibration import Bin
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.report import charts
 from latefuse.evaluation.retrieval_verdict import NOUNS, percent
@@ -58,34 +59,42 @@ def table(summary: ArmsSummary, metrics: Sequence[str], by_lot: Callable[[str], 
 
 
 def cell(summary: ArmsSummary, metric: str, line: Line) -> dict[str, Any]:
-    """A value with its interval, and whether it is the highest of its column."""
-    means = [other.mean.value for other in summary.lines[metric].values()]
+    """A value with its interval, whether it is the best of its column, and on which side of the main arm it lies."""
+    means = [other.mean.value for other in summary.lines[metric].values() if not isnan(other.mean.value)]
+    best = (min if less_is_better(metric) else max)(means, default=0.0)
+    below = line.behind is not None and line.behind.value > 0
     return {
-        "value": percent(line.mean.value),
-        "interval": interval(line.mean, summary.rows),
-        "behind": behind(line.behind),
-        "best": line.mean.value >= max((mean for mean in means if not isnan(mean)), default=0.0),
+        "value": told(metric, line.mean.value),
+        "interval": interval(line.mean, summary.rows, metric),
+        "behind": behind(line.behind, metric),
+        "best": line.mean.value == best,
+        "place": "below" if below else "above",
     }
 
 
-def slices(summary: ArmsSummary, notes: Mapping[str, str]) -> dict[str, Any]:
-    """Arms by slices of the headline."""
-    lines = []
-    for arm in summary.arms if summary.slices else ():
-        row = [(name, lines_of.get(arm.name)) for name, lines_of in summary.slices.items()]
+def slices(
+    summary: ArmsSummary,
+    notes: Mapping[str, str],
+    metric: str | None = None,
+    parts: Mapping[str, Mapping[str, Line]] | None = None,
+) -> dict[str, Any]:
+    """Arms by slices of the headline, or of a metric with its lines, slice -> arm -> line."""
+    metric, parts, lines = metric or summary.headline, summary.slices if parts is None else parts, []
+    for arm in summary.arms if parts else ():
+        row = [(name, lines_of.get(arm.name)) for name, lines_of in parts.items()]
         cells = [
             {
-                "value": percent(line.mean.value),
-                "interval": interval(line.mean, summary.sizes.get(name)),
-                "behind": behind(line.behind),
+                "value": told(metric, line.mean.value),
+                "interval": interval(line.mean, summary.sizes.get(name), metric),
+                "behind": behind(line.behind, metric),
             }
             if line
             else None
             for name, line in row
         ]
         lines.append({"arm": arm, "cells": cells})
-    heads = [{"name": name, "rows": f"{summary.sizes.get(name, 0):,}"} for name in summary.slices]
-    return {"heads": heads, "lines": lines, "notes": {n: notes[n] for n in summary.slices if n in notes}}
+    heads = [{"name": name, "rows": f"{summary.sizes.get(name, 0):,}"} for name in parts]
+    return {"heads": heads, "lines": lines, "notes": {name: notes[name] for name in parts if name in notes}}
 
 
 def conditions(summary: ArmsSummary) -> list[str]:
@@ -136,20 +145,33 @@ def knocked(summary: ArmsSummary, name: str, shown: Iterable[str], by_lot: float
     return {"arm": summary.arm(name), "lines": lines, "at": None if by_lot is None else at(by_lot)}
 
 
-def mark(found: Estimate | None) -> str:
+def mark(found: Estimate | None, metric: str = "") -> str:
     """'better' where the main arm is shown to be ahead, 'worse' where behind."""
     if found is None or not found.excludes_zero:
         return ""
-    return "better" if found.value > 0 else "worse"
+    return "better" if (found.value > 0) != less_is_better(metric) else "worse"
 
 
-def interval(found: Estimate, rows: int | None = None) -> str:
+def told(metric: str, value: float) -> str:
+    """A share in per cent, any other number as it is; a dash where there is none."""
+    return percent(value) if isnan(value) or digits(metric) is None else number(metric, value)
+
+
+def interval(found: Estimate, rows: int | None = None, metric: str = "") -> str:
     """The interval, and how many queries there were where that is not `rows` or allows none."""
     if not found.has_interval:
         return f"n = {found.rows:,}"
-    ends = f"{100 * found.low:.1f} – {100 * found.high:.1f}"
+    ends = f"{number(metric, found.low)} – {number(metric, found.high)}"
     return ends if rows in (None, found.rows) else f"{ends}, n = {found.rows:,}"
 
 
-def behind(found: Estimate | None) -> dict[str, str]:
-    return {"text": gain(found).removesuffix(" *"), "mark": mark(found)}
+def behind(found: Estimate | None, metric: str = "") -> dict[str, str]:
+    return {"text": gain(found, metric).removesuffix(" *"), "mark": mark(found, metric)}
+
+
+def reliable(one: Bin) -> dict[str, Any]:
+    """The share of a calibration bin that is liked as a bar, the probability that was said as a tick."""
+    said, was = percent(one.probability), percent(one.share)
+    found = Estimate(one.share, one.low, one.high, one.count)
+    bar = charts.bar(found, charts.Scale(0.0, 1.0), "main", one.probability, f"said {said}, was {was}")
+    return {"said": said, "was": was, "rows": f"{one.count:,}", "bar": bar}

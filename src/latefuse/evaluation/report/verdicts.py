@@ -8,9 +8,8 @@ from typing import Any
 
 from latefuse.evaluation.arms_summary import ArmsSummary, label
 from latefuse.evaluation.calibration import Bin
-from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.judge_verdict import CHANCE, Calibrated, findings
-from latefuse.evaluation.report import arm_parts, charts
+from latefuse.evaluation.report import arm_parts
 from latefuse.evaluation.report.page import Page, render
 from latefuse.evaluation.report.provenance import provenance
 from latefuse.evaluation.retrieval_verdict import percent
@@ -92,7 +91,7 @@ def build(report: VerdictReport) -> str:
         table=arm_parts.table(summary, main, _by_lot),
         parts_table=_named(arm_parts.table(summary, parts, _by_lot)) if parts else None,
         knocked=[arm_parts.knocked(summary, arm, conditions, CHANCE) for arm in arm_parts.main_first(summary)],
-        bins=[_bin(one) for one in report.bins],
+        bins=[arm_parts.reliable(one) for one in report.bins],
         calibrated=[(arm, report.calibrated[arm.name]) for arm in summary.arms if arm.name in report.calibrated],
         rulings=[_ruling(task, one) for task, one in report.rulings.items()],
         costs=[(arm.label, cost) for cost in report.costs for arm in summary.arms if arm.name == cost.name],
@@ -111,14 +110,6 @@ def _by_lot(metric: str) -> float | None:
 def _named(table: dict[str, Any]) -> dict[str, Any]:
     """Columns by what they are of: all are balanced accuracies."""
     return {**table, "heads": [head.partition(", ")[2] for head in table["heads"]]}
-
-
-def _bin(one: Bin) -> dict[str, Any]:
-    """The share that is relevant as a bar, the probability that was said as a tick."""
-    said, was = percent(one.probability), percent(one.share)
-    found = Estimate(one.share, one.low, one.high, one.count)
-    bar = charts.bar(found, charts.Scale(0.0, 1.0), "main", one.probability, f"said {said}, was {was}")
-    return {"said": said, "was": was, "rows": f"{one.count:,}", "bar": bar}
 
 
 def _ruling(task: str, one: Ruling) -> dict[str, str]:
