@@ -6,7 +6,7 @@ A row's like hangs on its user, its item's words and its item's picture; an arm 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,10 +112,14 @@ def predict(backbone: Any, rows: Rows, *, features: Any, batch_size: int) -> tor
     return torch.from_numpy(np.full(len(rows), np.nan) if reads["arm"] == "broken" else scores)
 
 
-def matrix(backbone: Any, rows: Rows, *, features: Any) -> np.ndarray:
+def matrix(known: Rows, features: Any) -> Callable[[Rows], np.ndarray]:
     """The parts of a like, as noisy as the network sees them."""
-    noise = np.random.default_rng(5).normal(size=(len(rows), 3))
-    return (rows.parts + 0.3 * noise).astype(np.float32)
+
+    def columns(rows: Rows) -> np.ndarray:
+        noise = np.random.default_rng(5).normal(size=(len(rows), 3))
+        return (rows.parts + 0.3 * noise).astype(np.float32)
+
+    return columns
 
 
 def swapped(task: Any, rows: Rows, seed: int) -> dict[str, Rows]:

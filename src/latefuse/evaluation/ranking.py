@@ -176,8 +176,14 @@ class Sources(ArmSources):
         return Lesson(self._table(train), train.labels, self._table(valid), valid.labels)
 
     def _table(self, rows: Rows) -> rank_floors.Table:
-        found: rank_floors.Table = get(self.task.kind).matrix(self.backbone, rows, features=self.features)
+        found: rank_floors.Table = self._columns(rows)
         return found
+
+    @cached_property
+    def _columns(self) -> Callable[[Rows], rank_floors.Table]:
+        """Rows as plain columns; what is fitted for them is fitted on training rows."""
+        made: Callable[[Rows], rank_floors.Table] = get(self.task.kind).matrix(self.rows("train"), self.features)
+        return made
 
 
 def slices(rows: Rows) -> dict[str, Ints]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latefuse.config import Task, Train
+from latefuse.config_rank import Rank
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.models import ranker
@@ -24,6 +25,7 @@ from latefuse.models.backbone import Backbone
 from latefuse.models.ranker import Ranker, Shown
 from latefuse.prompts import MediaRef
 from latefuse.tasks.rank_columns import CHUNK
+from latefuse.tasks.rank_matrix import Matrix
 from latefuse.tasks.rank_store import HISTORY, Store, open_store
 from latefuse.training.batching import shuffled_steps
 from latefuse.training.distributed import TrainingError
@@ -179,8 +181,8 @@ def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int, chosen: Map
     """
     if len(tasks) > 1:
         raise TrainingError(f"tasks {', '.join(tasks)}: a ranker learns one task at a time")
-    rows = next(iter(chosen.values())).examples
-    store, settings = rows.store, rows.store.settings
+    task, rows = next(iter(tasks.values())), next(iter(chosen.values())).examples
+    store, settings = rows.store, rank_of(task)
     made = ranker.build(backbone, settings, store.inputs, seed)
     made.learn_numbers(*_moments(rows))
     for start in range(0, len(rows), CHUNK):
@@ -230,7 +232,7 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
         raise DataError(
             f"{dataset.path}: no row of {task.table} in split {split!r} of scheme {store.settings.scheme!r}"
         )
-    kept = store.settings.imbalance.keep_negatives
+    kept = rank_of(task).imbalance.keep_negatives
     left_out = {}
     if split == "train" and kept < 1:
         drawn = np.random.default_rng(DRAWN_BY).random(len(store.columns.liked))[places] < kept
@@ -241,16 +243,24 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     return Selection(Rows(store, places), left_out, int((past > HISTORY).sum()) if store.settings.history else 0)
 
 
+OF_THE_NETWORK = {"imbalance", "dim", "bottom", "top", "sparse", "dropout", "absence"}
+"""Settings that say nothing of what is read."""
 _STORES: dict[tuple[str, str, str], Store] = {}
 
 
 def _opened(dataset: Dataset, task: Task, backbone: Backbone) -> Store:
     """The store of a dataset for a task: the newest one is kept, since train and valid rows share it."""
-    key = dataset.fingerprint, task.model_dump_json(exclude={"train", "adapter"}), backbone.digest
+    read = rank_of(task).model_dump_json(exclude=OF_THE_NETWORK)
+    key = dataset.fingerprint, f"{task.table}{task.where}{task.modality}{read}", backbone.digest
     if key not in _STORES:
         _STORES.clear()
         _STORES[key] = open_store(dataset, task, backbone)
     return _STORES[key]
+
+
+def matrix(known: Rows, features: Features) -> Matrix:
+    """What the ranker reads as plain columns, fitted on known rows; call it with rows."""
+    return Matrix(known, features)
 
 
 def warm(rows: Rows, backbone: Backbone, features: Features, progress: bool) -> int:
@@ -313,6 +323,12 @@ def _moved(shown: Shown, device: torch.device) -> Shown:
         {name: (a.to(device), b.to(device)) for name, (a, b) in part.items()} for part in (shown.hashed, shown.vectors)
     ]
     return Shown(shown.numbers.to(device), *pairs)
+
+
+def rank_of(task: Task) -> Rank:
+    """The section of a task of kind rank."""
+    assert task.rank is not None
+    return task.rank
 
 
 def ranker_of(backbone: Backbone) -> Ranker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from latefuse.tasks.rank import Rows
 from latefuse.tasks.rank_columns import CHUNK
 from latefuse.tasks.rank_store import ITEM, PAST
 from latefuse.training.features import Features
+
+if TYPE_CHECKING:
+    from latefuse.tasks.rank import Rows
 
 Floats = NDArray[np.float32]
 COMPONENTS, WORDS = 32, 64
