@@ -17,16 +17,18 @@ class Reader(Section):
 
     by: `extractive` takes the sentences that say most of what all say (reviews); `classifier` the labels that an image
     classifier gives a picture (pictures); `model` a language model, or one that sees, from a folder or a hub name;
-    `endpoint` any server that speaks OpenAI's chat completions. model: folder or name. url: of the endpoint, up to
-    `/v1`. token_env: the environment variable with its token, which is never stored. max_calls, max_tokens: what one
-    run may ask for at most, answers and questions together; price: per million tokens, and max_cost in the same money.
-    timeout_s, retries: of one call. mask: whether e-mail addresses, telephone numbers and names are replaced before a
-    text leaves the house; names: further words to replace.
+    `endpoint` any server that speaks OpenAI's chat completions. model: folder or name. labels: a file with the labels
+    of a classifier that does not tell them, one a line in its order, with or without their numbers in front. url: of
+    the endpoint, up to `/v1`. token_env: the environment variable with its token, which is never stored. max_calls,
+    max_tokens: what one run may ask for at most, answers and questions together; price: per million tokens, and
+    max_cost in the same money. timeout_s, retries: of one call. mask: whether e-mail addresses, telephone numbers and
+    names are replaced before a text leaves the house; names: further words to replace.
     """
 
     by: Maker
     model: str | None = None
     revision: str | None = None
+    labels: str | None = None
     url: str | None = None
     token_env: str = "LATEFUSE_LLM_TOKEN"
     max_calls: int | None = Field(None, ge=0)
@@ -45,6 +47,8 @@ class Reader(Section):
             raise ValueError(f"by is {self.by}: say which model")
         if (self.by == "endpoint") != (self.url is not None):
             raise ValueError("url belongs to by: endpoint, and to no other")
+        if self.labels is not None and self.by != "classifier":
+            raise ValueError("labels belong to by: classifier, and to no other")
         if self.max_cost is not None and not self.price:
             raise ValueError("max_cost needs a price")
         return self

@@ -12,7 +12,7 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Frozen features and fetched backbones; safe to delete."""
+    """Frozen features, fetched backbones, answers about reviews; safe to delete, but answers may have cost money."""
     return home() / "cache"
 
 

@@ -25,6 +25,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "pairs": {"a": 1, "b": 2.0},
     "judgements": {"id": "j", "instruction": "fits?", "label": "no"},
     "conversations": CHAT,
+    "readings": {"of": "item", "id": "i", "text": "good"},
 }
 
 
@@ -114,7 +115,7 @@ def test_an_absent_medium_keeps_its_slot_in_a_conversation_and_leaves_a_list() -
 def test_schemes() -> None:
     assert {table: schemes(table) for table in TABLES} == {
         "items": ("item",), "events": ("time", "loo"), "reviews": ("time", "loo"),
-        "pairs": ("pair", "item"), "judgements": ("item",), "conversations": ("item",),
+        "pairs": ("pair", "item"), "judgements": ("item",), "conversations": ("item",), "readings": (),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latefuse.data.dataset import Dataset
+from latefuse.data.sources import REAL_DATA
 
 
 def test_five_core_with_poster_and_plot(
@@ -38,3 +39,25 @@ def test_everything(real_data: Callable[[str], Path]) -> None:
     assert len(tables["events"]) == 100_836
     assert sum(bool(row["images"]) for row in tables["items"]) == 4_888
     assert not any("_error" in row for rows in tables.values() for row in rows)
+
+
+def test_tags_are_reviews_that_are_read(prepared: Callable[..., Dataset], real_data: Callable[[str], Path]) -> None:
+    real_data("../weights")
+    weights = f"${REAL_DATA}/../weights"
+    model, labels = f"{weights}/mobilenet_v2_1.0_224_hf", f"{weights}/imagenet_labels.txt"
+    pictures = {"by": "classifier", "model": model, "labels": labels}
+    dataset = prepared(
+        "movielens", "ml_latest_small_posters", splits={"scheme": "time"},
+        options={"tags": "tags.csv", "core": 20, "needs": ["poster", "plot"], "limit": 60},
+        readings={"pictures": pictures, "picture_words": 6},
+    )  # fmt: skip
+    reviews, readings = dataset.rows("reviews"), dataset.rows("readings")
+    first_test = min(row["ts"] for row in dataset.rows("events", "test", scheme="time"))
+    assert max(row["cut"] for row in readings) <= first_test
+    for row in (row for row in readings if row["of"] == "item"):
+        tags = {review["text"] for review in reviews if review["item"] == row["id"] and review["ts"] < row["cut"]}
+        assert all(said.casefold() in {tag.casefold() for tag in tags} for said in row["text"].rstrip(".").split(". "))
+    described = [row["text"] for row in readings if row["of"] == "picture"]
+    assert len(described) == 60
+    assert len(set(described)) > 20
+    assert "comic book" in " ".join(described) or "book jacket" in " ".join(described)

@@ -49,9 +49,11 @@ def prepare(config: str, out: str | Path, node: str = "prepare") -> str:
 
     data = Data.model_validate_json(config)
     work = places.work(node, data.digest)
-    return run_step(
-        "prepare", node, data, Path(out), lambda folder, tracker: step.run(data, folder, tracker, workdir=work)
-    )
+
+    def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
+        return step.run(data, folder, tracker, workdir=work, cache=places.cache())
+
+    return run_step("prepare", node, data, Path(out), call)
 
 
 def backbone(config: str, out: str | Path, node: str = "backbone") -> str:

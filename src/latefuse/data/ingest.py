@@ -21,7 +21,7 @@ from latefuse.data.dataset import TableWriter
 from latefuse.data.errors import DataError, MediaError, Refusal
 from latefuse.data.near import Texts
 from latefuse.data.quarantine import Quarantine
-from latefuse.data.schema import REFERENCES, SPLITS, TABLES, clean, media_of, missing_columns, schemes, with_media
+from latefuse.data.schema import MADE, REFERENCES, SPLITS, TABLES, clean, media_of, missing_columns, schemes, with_media
 from latefuse.data.store import MediaStore, Stored
 
 Row = dict[str, Any]
@@ -186,10 +186,11 @@ class Ingest:
 
 
 def ingest(tables: Mapping[str, Callable[[], Iterator[Row]]], worker: Ingest) -> Staged:
-    """Stage all tables of a source. Raises DataError for one that no schema describes."""
+    """Stage all tables of a source. Raises DataError for one that no schema describes, or that prepare itself makes."""
+    known = [name for name in TABLES if name not in MADE]
     for name in tables:
-        if name not in TABLES:
-            raise DataError(f"the source offers a table {name!r}; known: {', '.join(TABLES)}")
+        if name not in known:
+            raise DataError(f"the source offers a table {name!r}; known: {', '.join(known)}")
     for name in TABLES:
         if name in tables:
             worker.table(name, tables[name])

@@ -50,7 +50,13 @@ TABLES: dict[str, pa.Schema] = {
         ("id", _STR), ("modality", _STR), ("topic", _STR), ("item", _STR), ("media", _MEDIA), ("turns", _TURNS),
         ("truth", _STR), ("split_item", _STR),
     ]),
+    "readings": pa.schema([
+        ("of", _STR), ("id", _STR), ("cut", _I64), ("text", _STR), ("documents", _I64), ("maker", _STR),
+        ("prompt", _STR), ("digest", _STR),
+    ]),
 }  # fmt: skip
+MADE = ("readings",)
+"""Tables that no source gives: `prepare` makes them out of the others."""
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "items": ("id",),
@@ -59,6 +65,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "pairs": ("a", "b"),
     "judgements": ("id", "instruction", "label"),
     "conversations": ("id", "modality", "turns"),
+    "readings": ("of", "id", "text"),
 }
 REFERENCES: dict[str, tuple[str, ...]] = {
     "items": (),
@@ -67,6 +74,7 @@ REFERENCES: dict[str, tuple[str, ...]] = {
     "pairs": ("a", "b"),
     "judgements": ("item",),
     "conversations": ("item",),
+    "readings": (),
 }
 JSON_COLUMNS = {"attributes", "truth"}
 

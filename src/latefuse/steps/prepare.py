@@ -24,6 +24,8 @@ from latefuse.data.ingest import Ingest, Staged, ingest
 from latefuse.data.leaks import Finding
 from latefuse.data.near import Texts
 from latefuse.data.quarantine import Quarantine
+from latefuse.data.readings import make as readings
+from latefuse.data.readings.make import Made
 from latefuse.data.schema import SPLITS, TABLES
 from latefuse.data.sources.corrected import PERSON, Corrected
 from latefuse.data.store import MediaStore
@@ -32,13 +34,15 @@ from latefuse.tracking import Tracker
 PARTIAL = ".partial"
 
 
-def run(data: Data, out: Path, tracker: Tracker, workdir: Path | None = None) -> dict[str, Any]:
+def run(
+    data: Data, out: Path, tracker: Tracker, workdir: Path | None = None, cache: Path | None = None
+) -> dict[str, Any]:
     """Write the dataset of `data` into `out` and return the result that also lies in `out/result.json`.
 
-    workdir: where a generating source keeps its raw files; by default they vanish at the end. The same input gives the
-    same bytes. Raises DataError for input that can't be used, for more refusals than the budget, for leaks and where no
-    pair can be mined; what was refused is then in `out/quarantine.parquet`, what leaks in `out/leaks.json`, and there
-    is no manifest.
+    workdir: where a generating source keeps its raw files; by default they vanish at the end. cache: where answers of
+    models that read reviews or pictures are kept; by default nowhere. The same input gives the same bytes. Raises
+    DataError for input that can't be used, for more refusals than the budget, for leaks and where no pair can be mined;
+    what was refused is then in `out/quarantine.parquet`, what leaks in `out/leaks.json`, and there is no manifest.
     """
     began = time.perf_counter()
     with _workshop(out) as partial:
@@ -54,10 +58,11 @@ def run(data: Data, out: Path, tracker: Tracker, workdir: Path | None = None) ->
         for table in staged.rows:
             _write(staged, plan, table, out)
         _forget_strangers(out, staged)
+        made = _read(data, plan, out, partial, cache)
         findings = {name: finding.as_dict() for name, finding in plan.findings.items()}
         told = {"source": data.source, "licence": data.licence, "seed": data.splits.seed, "notes": plan.notes}
         manifest = seal(out, {**told, "quarantine": refused, "leaks": findings})
-    return _report(Dataset(out), manifest, tracker, out, time.perf_counter() - began)
+    return _report(Dataset(out), manifest, made, tracker, out, time.perf_counter() - began)
 
 
 @contextmanager
@@ -145,7 +150,21 @@ def _forget_strangers(out: Path, staged: Staged) -> None:
             path.unlink()
 
 
-def _report(dataset: Dataset, manifest: Mapping[str, Any], tracker: Tracker, out: Path, wall: float) -> dict[str, Any]:
+def _read(data: Data, plan: plans.SplitPlan, out: Path, partial: Path, cache: Path | None) -> Made:
+    """The table of readings beside the others, where the recipe asks for it. Raises DataError where one leaks."""
+    if data.readings is None:
+        return Made()
+    made = readings.into(out, partial, data, cache)
+    plan.notes += made.notes
+    if made.finding is not None:
+        plan.findings["readings"] = made.finding
+        _stop_on_leaks(plan, data, out)
+    return made
+
+
+def _report(
+    dataset: Dataset, manifest: Mapping[str, Any], made: Made, tracker: Tracker, out: Path, wall: float
+) -> dict[str, Any]:
     """Tell the tracker, write `result.json`, print one line."""
     refused, rows = sum(manifest["quarantine"].values()), sum(manifest["rows"].values())
     leaking = [name for name, finding in manifest["leaks"].items() if not finding["passed"]]
@@ -159,6 +178,7 @@ def _report(dataset: Dataset, manifest: Mapping[str, Any], tracker: Tracker, out
         "quarantine": manifest["quarantine"],
         "leaks": leaking,
         "notes": manifest["notes"],
+        **({"calls": made.calls, "spent": made.spent} if made.spent else {}),
         "run_id": tracker.run_id,
     }
     tracker.dataset(str(manifest["source"]), dataset.fingerprint, str(manifest["source"]))
@@ -171,6 +191,8 @@ def _report(dataset: Dataset, manifest: Mapping[str, Any], tracker: Tracker, out
     told = ", ".join(f"{count:,} {name}" for name, count in manifest["rows"].items())
     leaks = f"leaks in {', '.join(leaking)}" if leaking else "no leaks"
     print(f"prepare: {told}; {refused} refused; {leaks}; {dataset.fingerprint[:12]} in {wall:.1f} s", flush=True)
+    for spent in made.spent:
+        print(f"prepare: {spent}", flush=True)
     for note in manifest["notes"]:
         print(f"prepare: note: {note}", flush=True)
     return result

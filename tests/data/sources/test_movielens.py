@@ -109,3 +109,27 @@ def test_missing_parts(films: Path, collect: Callable[..., Any]) -> None:
     (films / "ratings.csv").unlink()
     with pytest.raises(DataError, match=r"ratings\.csv: no such file"):
         collect("movielens", plots="")
+
+
+TAGS = """userId,movieId,tag,timestamp
+1,1,pixar,1139045764
+2,2,"witty, warm",1139045765
+2,3,odd,yesterday
+1,9,of no film,1139045766
+"""
+
+
+def test_tags_become_reviews_where_they_are_asked_for(films: Path, collect: Callable[..., Any]) -> None:
+    (films / "tags.csv").write_text(TAGS)
+    assert "reviews" not in collect("movielens")
+    found = collect("movielens", tags="tags.csv")
+    assert [(row["user"], row["item"], row["ts"], row["text"], row["stars"]) for row in found["reviews"]] == [
+        ("1", "1", 1139045764, "pixar", 0.0),
+        ("2", "2", 1139045765, "witty, warm", 0.0),
+    ]
+    assert ("reviews", "tags.csv:4", "wrong-type") in found["errors"]
+    kept = collect("movielens", tags="tags.csv", needs=["poster"], min_rating=4, core=0, limit=1)
+    assert {row["item"] for row in kept["reviews"]} <= {row["id"] for row in kept["items"]}
+    (films / "tags.csv").write_text("userId,movieId,timestamp\n")
+    with pytest.raises(DataError, match=r"tags\.csv.*tag"):
+        collect("movielens", tags="tags.csv")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from latefuse.data.errors import DataError, Refusal
-from latefuse.data.schema import PLACEHOLDERS, REQUIRED, TABLES, placeholders
+from latefuse.data.schema import MADE, PLACEHOLDERS, REQUIRED, TABLES, placeholders
 from latefuse.data.sources import Tables
 from latefuse.data.sources.files import Row, below, folder, header, limited, read
 from latefuse.data.sources.rows import broken, check_splits, ordered_media, recipe_truth, split_name
@@ -81,8 +81,9 @@ class _Reader:
     def __init__(self, root: Path, name: str, table: Table, splits: dict[str, str]) -> None:
         self.name, self.table, self.splits = name, table, splits
         self.where = f"data.options.tables.{name}"
-        if name not in TABLES:
-            raise DataError(f"data.options.tables: no table {name!r}{nearest(name, TABLES)}")
+        known = [table for table in TABLES if table not in MADE]
+        if name not in known:
+            raise DataError(f"data.options.tables: no table {name!r}{nearest(name, known)}")
         files = (table.file,) if isinstance(table.file, str) else table.file
         self.files = [below(root, file) for file in files]
         if not self.files:

@@ -1,7 +1,7 @@
 """MovieLens (Harper & Konstan 2015) with posters and plots: films as items, ratings as events.
 
-Files as GroupLens writes them (movies.csv, ratings.csv; ml-latest-small, ml-25m, ml-32m), and optionally
-plots.csv (movieId, source, text) and pictures named by movieId.
+Files as GroupLens writes them (movies.csv, ratings.csv; ml-latest-small, ml-25m, ml-32m), and optionally tags.csv as
+reviews, plots.csv (movieId, source, text) and pictures named by movieId.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ class MovieLensOptions(Section):
     """Which films and ratings are kept.
 
     posters: the folder with <movieId>.jpg, "" for none. plots: the file, "" for none; sources: which source goes
-    first (empty: the longest text). needs: films without these are left out. core: users and films with fewer ratings
-    are left out, again and again until none is left (k-core). limit: that many films at most (a uniform choice, the
-    same in every run). min_rating: lower ratings are left out. topics: the genres asked of the `poster` (image), of
-    the `plot` (text). max_plot_words shortens the plot of a question; the item keeps it whole.
+    first (empty: the longest text). tags: the file whose tags become reviews of a few words, "" for none. needs: films
+    without these are left out. core: users and films with fewer ratings are left out, again and again until none is
+    left (k-core). limit: that many films at most (a uniform choice, the same in every run). min_rating: lower ratings
+    are left out. topics: the genres asked of the `poster` (image), of the `plot` (text). max_plot_words shortens the
+    plot of a question; the item keeps it whole.
     """
 
     posters: str = "posters"
     plots: str = "plots.csv"
     sources: tuple[str, ...] = ()
+    tags: str = ""
     needs: tuple[Literal["poster", "plot"], ...] = ()
     core: int = 0
     min_rating: float = 0.0
@@ -56,7 +58,9 @@ class MovieLensOptions(Section):
 
 
 class MovieLens:
-    """Items, events of kind "rating", and conversations that ask for the genres, a closed list of names."""
+    """Items, events of kind "rating", reviews out of tags, and conversations that ask for the genres, a closed list of
+    names.
+    """
 
     name = "movielens"
     Options = MovieLensOptions
@@ -67,6 +71,8 @@ class MovieLens:
         require(below(root, "ratings.csv"), ("userId", "movieId", "rating", "timestamp"))
         if options.plots:
             require(below(root, options.plots), ("movieId", "source", "text"))
+        if options.tags:
+            require(below(root, options.tags), ("userId", "movieId", "tag", "timestamp"))
         if options.posters:
             below(root, options.posters)
         known = self._plot_sources
@@ -75,8 +81,9 @@ class MovieLens:
             raise DataError(f"data.options.sources: {options.plots} has no source {', '.join(unknown)}")
 
     def tables(self) -> Tables:
-        """items, events and conversations."""
-        return {"items": self._items, "events": self._events, "conversations": self._conversations}
+        """items, events and conversations, and reviews where tags are asked for."""
+        tables = {"items": self._items, "events": self._events, "conversations": self._conversations}
+        return {**tables, "reviews": self._reviews} if self.options.tags else tables
 
     def _items(self) -> Iterator[Row]:
         if self.options.plots:
@@ -106,6 +113,21 @@ class MovieLens:
                 yield {
                     "user": row["userId"], "item": row["movieId"], "ts": ts,
                     "kind": "rating", "value": value, "_line": row["_line"],
+                }  # fmt: skip
+
+    def _reviews(self) -> Iterator[Row]:
+        films, users = self._kept
+        for row in read(below(self.root, self.options.tags)):
+            if "_error" in row:
+                yield row
+            elif not row["timestamp"].isdecimal():
+                yield broken(
+                    row["_line"], "wrong-type", f"timestamp {row['timestamp']!r} is no whole number of seconds"
+                )
+            elif row["movieId"] in films and (users is None or row["userId"] in users):
+                yield {
+                    "user": row["userId"], "item": row["movieId"], "ts": int(row["timestamp"]), "text": row["tag"],
+                    "_line": row["_line"],
                 }  # fmt: skip
 
     def _conversations(self) -> Iterator[Row]:
