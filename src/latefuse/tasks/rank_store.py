@@ -20,12 +20,14 @@ from latefuse.config import Modality, Task
 from latefuse.config_rank import Inputs, Rank
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
+from latefuse.data.readings.request import Of
 from latefuse.models.backbone import Backbone
 from latefuse.models.ranker import Shown
 from latefuse.models.text_vectors import text_vector_width, text_vectors
 from latefuse.prompts import MediaRef
 from latefuse.sections import nearest
 from latefuse.tasks.rank_columns import BEFORE, Columns, columns
+from latefuse.tasks.rank_readings import REVIEWS, of_pictures, of_reviews, places_of, reviewed
 from latefuse.training.features import Features
 
 Array = NDArray[Any]
@@ -47,13 +49,15 @@ class Frozen:
 
 @dataclass
 class Store:
-    """One dataset as the rankers of one task see it. vectors: filled by `warm`."""
+    """One dataset as the rankers of one task see it. vectors: of items, reviews: of readings, whose places are those
+    of rows; both are filled by `warm`."""
 
     dataset: Dataset
     task: Task
     backbone: Backbone
     columns: Columns
     vectors: dict[str, Frozen] = field(default_factory=dict)
+    reviews: dict[str, Frozen] = field(default_factory=dict)
 
     @property
     def settings(self) -> Rank:
@@ -72,15 +76,22 @@ class Store:
         """What the network of this arm is built for."""
         words, numbers = self._attributes
         kinds = (ITEM, PAST) if self.settings.history else (ITEM,)
+        vectors = {kind[modality]: self._width(modality) for modality in self.task.modality for kind in kinds}
         return Inputs(
             numbers=(*(BEFORE if self.settings.numbers else ()), *numbers),
             hashed=(*(("user", "item") if self.settings.ids else ()), *words),
-            vectors={kind[modality]: self._width(modality) for modality in self.task.modality for kind in kinds},
+            vectors=vectors | {REVIEWS[of]: self._width("text") for of in self.reviewed},
         )
+
+    @cached_property
+    def reviewed(self) -> list[Of]:
+        """Of whom reviews come in."""
+        return reviewed(self.dataset, self.settings) if "text" in self.task.modality else []
 
     def _width(self, modality: Modality) -> int:
         """Of one vector."""
-        return text_vector_width(self.backbone) if modality == "text" else self.backbone.pooled_width(modality)
+        in_words = modality == "text" or self.settings.picture == "words"
+        return text_vector_width(self.backbone) if in_words else self.backbone.pooled_width(modality)
 
     @cached_property
     def _attributes(self) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
@@ -127,27 +138,27 @@ class Store:
 
     def warm(self, features: Features, progress: bool) -> int:
         """Make the vectors that the arm reads, each once; returns how many media were encoded anew."""
-        encoded = 0
+        encode = Encoder(self.backbone, features, progress)
+        if self.inputs.vectors.keys() <= {*self.vectors, *self.reviews, *PAST.values()}:
+            return 0
         for modality in self.task.modality:
-            if ITEM[modality] in self.vectors:
-                continue
-            if modality == "image":
-                refs = [MediaRef("image", path) for row in self.items for path in row["images"]]
-                encoded += features.warm(refs, progress=progress)
-                made = self._pictures(features)
+            if modality == "text":
+                made = self._texts([_words(row) for row in self.items], encode)
+            elif self.settings.picture == "words":
+                made = Frozen(*of_pictures(self.dataset, [row["images"] for row in self.items], encode))
             else:
-                texts = [_words(row) for row in self.items]
-                if self.backbone.family.kind == "light":
-                    encoded += features.warm_text(filter(None, texts), progress=progress)
-                made = self._texts(texts, features)
+                refs = [MediaRef("image", path) for row in self.items for path in row["images"]]
+                encode.encoded += features.warm(refs, progress=progress)
+                made = self._pictures(features)
             self.vectors[ITEM[modality]] = Frozen(made.matrix, made.place[self.donors(modality)])
-        return encoded
+        for of in self.reviewed:
+            places = places_of(self.dataset, of, self.columns, self.donors("text"))
+            self.reviews[REVIEWS[of]] = Frozen(of_reviews(self.dataset, of, self.settings, encode), places)
+        return encode.encoded
 
-    def _texts(self, texts: Sequence[str], features: Features) -> Frozen:
+    def _texts(self, texts: Sequence[str], encode: Encoder) -> Frozen:
         there = [number for number, text in enumerate(texts) if text]
-        parts = [[texts[number] for number in there[start : start + BLOCK]] for start in range(0, len(there), BLOCK)]
-        made = [text_vectors(self.backbone, part, features) for part in parts]
-        return Frozen(_joined(made, text_vector_width(self.backbone)), _places(there, len(texts)))
+        return Frozen(encode([texts[number] for number in there]), _places(there, len(texts)))
 
     def _pictures(self, features: Features) -> Frozen:
         """The mean of each item's pictures."""
@@ -167,6 +178,9 @@ class Store:
             places = np.unique(frozen.place[known])
             own = frozen.matrix[torch.from_numpy(places[places >= 0])]
             found |= {name: own for name in (ITEM[modality], PAST[modality]) if name in self.inputs.vectors}
+        for name, frozen in self.reviews.items():
+            places = np.unique(frozen.place[self.columns.rows("train")])
+            found[name] = frozen.matrix[torch.from_numpy(places[places >= 0])]
         return found
 
     def shown(self, rows: Array) -> Shown:
@@ -190,13 +204,12 @@ class Store:
     def vectors_of(self, name: str, rows: Array) -> tuple[Tensor, Tensor]:
         """Distinct vectors (m, width) and the place of each row's in them, -1 for none."""
         for modality in self.task.modality:
-            if name == ITEM[modality]:
-                frozen = self.vectors[name]
-                places, inverse = _distinct(frozen.place[self.columns.item[rows]])
-                return frozen.matrix[torch.from_numpy(places)], inverse
             if name == PAST[modality]:
                 return self._history(self.vectors[ITEM[modality]], rows)
-        raise KeyError(name)
+        of_items = name in self.vectors
+        frozen = self.vectors[name] if of_items else self.reviews[name]
+        places, inverse = _distinct(np.asarray(frozen.place[self.columns.item[rows] if of_items else rows]))
+        return frozen.matrix[torch.from_numpy(places)], inverse
 
     def _history(self, frozen: Frozen, rows: Array) -> tuple[Tensor, Tensor]:
         """The mean of what each row's user had liked before it, of the newest HISTORY."""
@@ -211,6 +224,20 @@ class Store:
         starts = torch.from_numpy(np.cumsum(sizes) - sizes)
         bags = F.embedding_bag(torch.from_numpy(places.astype(np.int64)), frozen.matrix, starts, mode="mean")
         return bags, torch.from_numpy(_places(has, len(pairs))[inverse])
+
+
+class Encoder:
+    """Texts to vectors (n, dt), some at a time; `encoded` counts those that a store of features had not."""
+
+    def __init__(self, backbone: Backbone, features: Features, progress: bool) -> None:
+        self.backbone, self.features, self.progress, self.encoded = backbone, features, progress, 0
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        if self.backbone.family.kind == "light":
+            self.encoded += self.features.warm_text(filter(None, texts), progress=self.progress)
+        parts = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
+        made = [text_vectors(self.backbone, part, self.features) for part in parts]
+        return _joined(made, text_vector_width(self.backbone))
 
 
 def open_store(dataset: Dataset, task: Task, backbone: Backbone) -> Store:
