@@ -114,9 +114,10 @@ class Rank(Section):
 
     A task's modality says which media it reads; without any it knows ids and numbers alone. label: what is liked. ids:
     whether users and items have embeddings of their own. numbers: whether what was counted before a row (events and
-    likes of its user and of its item) comes in. attributes: of items; words are hashed, numbers come in as numbers.
-    text: how reviews come in, as `summary` or as the mean of their vectors (`averaged`). picture: `raw` features of the
-    tower or its `words`. history: whether the mean of what the user liked before stands beside the item's own vectors.
+    likes of its user and of its item) comes in. attributes: of items; one whose values are all numbers, or texts of
+    numbers, comes in as a number, words are hashed. text: how reviews come in, as `summary` or as the mean of their
+    vectors (`averaged`). picture: `raw` features of the tower or its `words`. history: whether the mean of what the
+    user liked before stands beside the item's own vectors.
     shuffled: the control in which every item has another's media. dim: of the unified space. bottom, top: widths of the
     two MLPs. bins: rows of the table into which the values of one column are hashed. sparse: whether the gradient of a
     table is kept of the rows that a step has seen only. absence: how often a training row loses a vector that it has.

@@ -110,7 +110,18 @@ def test_hashes_leave_row_zero_to_what_is_unseen():
     assert hashes(["a"], "user", 50) != hashes(["a"], "item", 50)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "many"])
+def test_texts_of_numbers_are_numbers_where_all_are(tmp_path: Path, backbone: Backbone):
+    rows = items(tmp_path, 20)
+    for number, row in enumerate(rows):
+        row["attributes"] = json.dumps({"price": str(number / 4), "size": "large" if number == 3 else str(number)})
+    dataset = write_dataset(tmp_path, {"items": rows, "events": events(8, 60, 20)})
+    store = open_store(dataset, task((), attributes=["price", "size"]), backbone)
+    assert (store.inputs.numbers[-1], store.inputs.hashed[-1]) == ("price", "size")
+    codes = store.columns.item[:9]
+    assert store.numbers(np.arange(9))[:, -1].tolist() == [code / 4 for code in codes]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan", "many"])
 def test_a_number_that_is_none_is_refused_by_name(tmp_path: Path, backbone: Backbone, value: Any):
     rows = items(tmp_path, 20)
     rows[3]["attributes"] = json.dumps({"tags": ["new"], "price": value})

@@ -103,24 +103,26 @@ class Store:
             if all(value is None for value in values):
                 known = {key for one in found for key in one}
                 raise DataError(f"rank.attributes: no item has an attribute {name!r}{nearest(name, known)}")
-            if any(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-                numbers[name] = self._numbers(name, values)
+            read = [_number(value) for value in values]
+            present = [number for number, value in zip(read, values, strict=True) if value not in (None, "")]
+            typed = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            if typed or None not in present:
+                numbers[name] = self._numbers(name, values, read)
             else:
                 lists = [value if isinstance(value, list) else [] if value is None else [value] for value in values]
                 hashed = hashes([str(one) for some in lists for one in some], name, self.settings.bins)
                 words[name] = hashed, np.concatenate([[0], np.cumsum([len(some) for some in lists])])
         return words, numbers
 
-    def _numbers(self, name: str, values: Sequence[Any]) -> Array:
+    def _numbers(self, name: str, values: Sequence[Any], read: Sequence[float | None]) -> Array:
         """(items,) float32, nan where an item has none. Raises DataError for what is no finite number."""
-        for row, value in zip(self.items, values, strict=True):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and (not number or not math.isfinite(value)):
+        for row, value, number in zip(self.items, values, read, strict=True):
+            if value not in (None, "") and (number is None or not math.isfinite(number)):
                 raise DataError(
                     f"{self.dataset.path}: item {row['id']!r} has {name} = {value!r} where others have a number: mend "
                     "the source, or leave the value out, which counts as absent"
                 )
-        return np.array([np.nan if value is None else value for value in values], np.float32)
+        return np.array([np.nan if number is None else number for number in read], np.float32)
 
     @cached_property
     def hashed_ids(self) -> dict[str, Array]:
@@ -243,6 +245,16 @@ class Encoder:
 def open_store(dataset: Dataset, task: Task, backbone: Backbone) -> Store:
     """A dataset as a ranker reads it. Raises DataError as `columns` does."""
     return Store(dataset, task, backbone, columns(dataset, task))
+
+
+def _number(value: Any) -> float | None:
+    """A number, or a text that is one, as tables of text have them; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def hashes(values: Sequence[str], name: str, bins: int) -> Array:
