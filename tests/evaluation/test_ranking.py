@@ -39,9 +39,7 @@ def sources(backbone_folder: Callable[..., Path], tmp_path_factory: pytest.TempP
     backbone = load(backbone_folder("llava_onevision"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tasks.KINDS, "rank", "fake_rank")
-        yield Sources(
-            backbone, Features(backbone, data.media), data, "both", arms, found, Evaluation(), fake_rank.swapped
-        )
+        yield Sources(backbone, Features(backbone, data.media), data, "both", arms, found, Evaluation())
 
 
 def test_every_arm_is_asked_and_the_better_ones_know_more(sources: Sources) -> None:

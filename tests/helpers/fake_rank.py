@@ -122,7 +122,7 @@ def matrix(known: Rows, features: Any) -> Callable[[Rows], np.ndarray]:
     return columns
 
 
-def swapped(task: Any, rows: Rows, seed: int) -> dict[str, Rows]:
+def conditions(task: Any, rows: Rows, seed: int) -> dict[str, Rows]:
     """The one condition."""
     return {"shuffled:image": Swapped(rows.split, rows.places)}
 

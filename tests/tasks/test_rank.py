@@ -163,3 +163,29 @@ def test_weight_decay_leaves_sparse_tables_alone(dataset: Dataset, folder: Path,
     """Adagrad refuses to decay what has sparse gradients; everything else decays."""
     result = trained(dataset, folder, tmp_path, task(train={"max_steps": 3, "weight_decay": 0.1}))
     assert result["steps"] == 3
+
+
+def test_media_are_taken_away_and_swapped_at_inference(dataset: Dataset, folder: Path, tmp_path: Path):
+    wanted = task(ids=False)
+    trained(dataset, folder, tmp_path, wanted)
+    backbone = load(folder)
+    rank.load(backbone, tmp_path / "adapter")
+    rows, features = rank.examples(dataset, wanted, "test", backbone), Features(backbone, dataset.media)
+    whole = rank.predict(backbone, rows, features=features)
+    found = rank.conditions(wanted, rows, 0)
+    assert set(found) == {f"{how}:{m}" for how in ("shuffled", "absent") for m in ("text", "image")}
+    auc = {
+        name: roc_auc_score(some.labels, rank.predict(backbone, some, features=features))
+        for name, some in found.items()
+    }
+    before = roc_auc_score(rows.labels, whole)
+    assert before > max(auc["shuffled:image"], auc["absent:image"]) + 0.1
+    gone, mixed = found["absent:image"], found["shuffled:image"]
+    assert gone.absent["item picture"].all()
+    assert gone.absent["user pictures"].all()
+    np.testing.assert_array_equal(gone.absent["item words"], rows.absent["item words"])
+    np.testing.assert_array_equal(mixed.absent["item picture"], rows.absent["item picture"])
+    own, others = (some.store.vectors["item picture"].place for some in (rows, mixed))
+    assert sorted(own) == sorted(others)
+    assert (own != others)[own >= 0].all()
+    torch.testing.assert_close(rank.predict(backbone, rows, features=features), whole)

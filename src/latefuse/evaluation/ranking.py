@@ -63,13 +63,6 @@ class Rows(Protocol):
 
 
 Ask = Callable[[Rows], Floats]
-Conditions = Callable[[Task, Rows, int], Mapping[str, Rows]]
-"""The main arm's task, its test rows and a seed -> condition -> the same rows with media of another, or without."""
-
-
-def as_they_are(task: Task, rows: Rows, seed: int) -> Mapping[str, Rows]:
-    """No condition: nothing is taken from the rows."""
-    return {}
 
 
 @dataclass
@@ -87,9 +80,8 @@ class Found:
 
 @dataclass
 class Sources(ArmSources):
-    """Everything that is measured: floors once, trained arms under every seed. conditions: what the main arm loses."""
+    """Everything that is measured: floors once, trained arms under every seed."""
 
-    conditions: Conditions = as_they_are
     _kept: dict[tuple[str, str], tuple[Rows, int]] = field(default_factory=dict)
 
     @property
@@ -121,7 +113,7 @@ class Sources(ArmSources):
         offer = money.best(ruling.probability(known), valid.labels, how.gain, how.loss)
         knocked = {}
         if unit.source == self.name:
-            for condition, changed in self.conditions(self.task, test, max(unit.seed, 0)).items():
+            for condition, changed in get(self.task.kind).conditions(self.task, test, max(unit.seed, 0)).items():
                 knocked[condition] = _finite(ask(changed), f"{unit}, {condition}")
         left_out = {split: count for split in SPLITS[1:] if (count := self._selected(split, arm)[1])}
         trained = unit.source in self.arms

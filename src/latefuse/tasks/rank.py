@@ -263,6 +263,15 @@ def matrix(known: Rows, features: Features) -> Matrix:
     return Matrix(known, features)
 
 
+def conditions(task: Task, rows: Rows, seed: int) -> dict[str, Rows]:
+    """The same rows with the media of other items, and without them: `shuffled:image`, `absent:image`; after `warm`."""
+    found = {}
+    for modality in task.modality:
+        found[f"shuffled:{modality}"] = Rows(rows.store.shuffled(modality, seed), rows.places)
+        found[f"absent:{modality}"] = Rows(rows.store.without(modality), rows.places)
+    return found
+
+
 def warm(rows: Rows, backbone: Backbone, features: Features, progress: bool) -> int:
     """Make the vectors of all items, and tell a new ranker how they are scaled; returns how many were encoded."""
     store = rows.store

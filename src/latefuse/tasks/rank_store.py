@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -133,10 +133,36 @@ class Store:
     def donors(self, modality: Modality) -> Array:
         """(items,) whose words or pictures each item has: its own, or in the control those of another one."""
         codes = np.arange(len(self.items))
-        if modality in self.settings.shuffled:
-            order = np.random.default_rng([SHUFFLE_SEED, len(modality)]).permutation(codes)
-            codes[order] = np.roll(order, 1)
-        return codes
+        return cycled(codes, [SHUFFLE_SEED, len(modality)]) if modality in self.settings.shuffled else codes
+
+    def shuffled(self, modality: Modality, seed: int) -> Store:
+        """The same, warm, where every item that has words or pictures has those of another one that has some.
+
+        Reviews of an item go with its words; what a user wrote, and what a user liked before, stay that user's.
+        """
+        own = self.vectors[ITEM[modality]].place
+        place, there = own.copy(), np.flatnonzero(own >= 0)
+        donors = np.arange(len(own))
+        donors[there] = cycled(there, [SHUFFLE_SEED, seed])
+        place[there] = own[donors[there]]
+        changed, item = self._with(modality, place), REVIEWS["item"]
+        if modality == "text" and item in self.reviews:
+            places = places_of(self.dataset, "item", self.columns, donors)
+            changed.reviews[item] = Frozen(self.reviews[item].matrix, places)
+        return changed
+
+    def without(self, modality: Modality) -> Store:
+        """The same, warm, where no row has anything of this modality."""
+        changed = self._with(modality, np.full_like(self.vectors[ITEM[modality]].place, -1))
+        if modality == "text":
+            for name, frozen in self.reviews.items():
+                changed.reviews[name] = Frozen(frozen.matrix, np.full(len(frozen.place), -1))
+        return changed
+
+    def _with(self, modality: Modality, place: Array) -> Store:
+        frozen = self.vectors[ITEM[modality]]
+        vectors = {**self.vectors, ITEM[modality]: Frozen(frozen.matrix, place)}
+        return replace(self, vectors=vectors, reviews=dict(self.reviews))
 
     def warm(self, features: Features, progress: bool) -> int:
         """Make the vectors that the arm reads, each once; returns how many media were encoded anew."""
@@ -226,6 +252,14 @@ class Store:
         starts = torch.from_numpy(np.cumsum(sizes) - sizes)
         bags = F.embedding_bag(torch.from_numpy(places.astype(np.int64)), frozen.matrix, starts, mode="mean")
         return bags, torch.from_numpy(_places(has, len(pairs))[inverse])
+
+
+def cycled(codes: Array, seed: list[int]) -> Array:
+    """Each code's successor in one cycle through all of them, drawn by seed: of two or more nobody keeps its own."""
+    order = np.random.default_rng(seed).permutation(len(codes))
+    out = codes.copy()
+    out[order] = codes[np.roll(order, 1)]
+    return out
 
 
 class Encoder:
