@@ -77,7 +77,9 @@ def test_the_steps_of_latefuse_reach_what_they_use():
     assert {"data/sources/movielens.py", "data/sources/demo.py", "data/media.py"} <= files("prepare")
     assert {"tasks/instruct.py", "training/engine.py", "prompts/splice.py"} <= files("finetune")
     assert "fusion/weights.py" in files("fuse")
-    assert not {path for path in files("prepare") if path.startswith(("models/", "training/", "fusion/"))}
+    assert not {path for path in files("prepare") if path.startswith(("training/", "fusion/"))}
+    opened = {f"models/{name}.py" for name in ("__init__", "folder", "hub", "named", "towers")}
+    assert {path for path in files("prepare") if path.startswith("models/")} == opened
     assert not {path for path in files("finetune") if path.startswith(("evaluation/", "data/sources/"))}
     runner = {"cli.py", "commands.py", "cluster/local.py", "cluster/console.py", "cluster/submit.py"}
     assert not {path for step in STEPS for path in files(step)} & runner

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from transformers import AutoModel, AutoTokenizer
 
 from latefuse import config
-from latefuse.evaluation import embeddings, floors, judge_floors, retrieval
+from latefuse.evaluation import embeddings, floors, judge_floors, rank_floors, retrieval
 from latefuse.models.folder import BackboneError
 from latefuse.models.named import located
 
@@ -66,7 +66,9 @@ def test_an_encoder_that_is_not_there_is_named() -> None:
 
 
 def test_every_floor_has_its_words_and_no_arm_may_take_its_name() -> None:
-    assert (*embeddings.FLOORS, *judge_floors.MEANINGS) == config.FLOORS
+    words = {**dict.fromkeys(embeddings.FLOORS), **judge_floors.MEANINGS, **rank_floors.MEANINGS}
+    assert set(words) == set(config.FLOORS)
+    assert len(set(config.FLOORS)) == len(config.FLOORS)
     tasks = {"a": {"kind": "embed", "modality": ["text", "image"]}}
     for name in (*config.FLOORS, "oracle"):
         with pytest.raises(ValidationError, match=f"arms.{name}: the name is taken"):

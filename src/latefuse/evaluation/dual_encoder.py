@@ -19,8 +19,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from latefuse.models import folder as folders
-from latefuse.models.folder import BackboneError
-from latefuse.models.tensors import FROM_FOLDER, must_be_complete
+from latefuse.models.folder import FROM_FOLDER, BackboneError, must_be_complete
 from latefuse.progress import no_library_bars
 
 Floats = NDArray[np.float64]

@@ -16,10 +16,10 @@ from transformers.utils import logging
 from latefuse.models import folder as folders
 from latefuse.models.bridge import BridgeOptions, build_bridge
 from latefuse.models.families import FAMILIES, Family
-from latefuse.models.folder import BackboneError
+from latefuse.models.folder import FROM_FOLDER, BackboneError, must_be_complete
 from latefuse.models.glued import GluedConfig, GluedForConditionalGeneration
 from latefuse.models.light import LightConfig, LightModel
-from latefuse.models.tensors import FROM_FOLDER, must_be_complete, read_model
+from latefuse.models.tensors import read_model
 from latefuse.models.towers import probe, transform
 from latefuse.progress import no_library_bars
 from latefuse.prompts.template import template_for

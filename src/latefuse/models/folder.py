@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from latefuse.errors import UserError
+
+FROM_FOLDER: dict[str, Any] = {
+    "local_files_only": True,
+    "use_safetensors": True,
+    "trust_remote_code": False,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,  # reported with everything else that did not land, and then raised
+}
+HARMLESS_EXTRA = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 
 SEAL = "backbone.json"
 FILES = (
@@ -155,3 +166,18 @@ def verify(folder: Path, content: dict[str, Any]) -> None:
             raise BackboneError(f"{folder}: {what}: {', '.join(names[:5])}; build the backbone again")
     if _combined(sealed) != content["digest"]:
         raise BackboneError(f"{folder / SEAL}: its digest does not fit its own files; build the backbone again")
+
+
+def must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise BackboneError unless what `from_pretrained` tells of its loading says that all is there, and no more."""
+    wrong = {
+        "missing": sorted(info["missing_keys"]),
+        "left over": sorted(key for key in info["unexpected_keys"] if not HARMLESS_EXTRA.search(key)),
+        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
+        "not read": sorted(info.get("error_msgs") or ()),
+    }
+    found = [
+        f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in wrong.items() if names
+    ]
+    if found:
+        raise BackboneError(f"{folder}: not every tensor landed ({'; '.join(found)})")

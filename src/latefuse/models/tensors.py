@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,9 @@ import torch
 import transformers
 
 from latefuse.models.families import FAMILIES, Family
-from latefuse.models.folder import BackboneError
+from latefuse.models.folder import FROM_FOLDER, BackboneError, must_be_complete
 from latefuse.models.towers import read_transform
 from latefuse.progress import no_library_bars
-
-FROM_FOLDER: dict[str, Any] = {
-    "local_files_only": True,
-    "use_safetensors": True,
-    "trust_remote_code": False,
-    "output_loading_info": True,
-    "ignore_mismatched_sizes": True,  # reported with everything else that did not land, and then raised
-}
-HARMLESS_EXTRA = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 
 
 def family_of(folder: Path) -> Family:
@@ -69,18 +58,3 @@ def read_processor(folder: Path, family: Family, config: Any, side: int | None) 
     if any((folder / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
         return processor_class.from_pretrained(folder, local_files_only=True)
     return processor_class(**family.processor_options(config, side))
-
-
-def must_be_complete(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise BackboneError unless what `from_pretrained` tells of its loading says that all is there, and no more."""
-    wrong = {
-        "missing": sorted(info["missing_keys"]),
-        "left over": sorted(key for key in info["unexpected_keys"] if not HARMLESS_EXTRA.search(key)),
-        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
-        "not read": sorted(info.get("error_msgs") or ()),
-    }
-    found = [
-        f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in wrong.items() if names
-    ]
-    if found:
-        raise BackboneError(f"{folder}: not every tensor landed ({'; '.join(found)})")

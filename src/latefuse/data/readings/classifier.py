@@ -19,8 +19,8 @@ from latefuse.data.media import open_image
 from latefuse.data.readings.request import Request, digest_of
 from latefuse.data.store import WORKERS
 from latefuse.models import folder as folders
+from latefuse.models.folder import FROM_FOLDER, must_be_complete
 from latefuse.models.named import located
-from latefuse.models.tensors import FROM_FOLDER, must_be_complete
 from latefuse.models.towers import transform
 from latefuse.progress import no_library_bars
 

@@ -17,9 +17,9 @@ from latefuse.data.media import open_image
 from latefuse.data.readings.asked import Asked
 from latefuse.data.readings.request import Request, digest_of
 from latefuse.models import folder as folders
+from latefuse.models.folder import FROM_FOLDER, must_be_complete
 from latefuse.models.hub import fetch
 from latefuse.models.named import is_folder, located
-from latefuse.models.tensors import FROM_FOLDER, must_be_complete
 from latefuse.progress import no_library_bars
 
 TOKENS_A_WORD = 3
