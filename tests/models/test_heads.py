@@ -87,7 +87,7 @@ def test_the_first_weights_come_from_the_seed_alone_and_a_saved_head_is_the_same
 
 def test_a_head_that_does_not_fit_is_refused(fresh_backbone: Callable[..., Any], tmp_path: Path) -> None:
     heads.save_head(heads.build(fresh_backbone(), Embed(), ("text", "image"), 1), tmp_path)
-    with pytest.raises(AdapterError, match=r"head\.safetensors: .* do not fit this backbone"):
+    with pytest.raises(AdapterError, match=r"head\.safetensors: .* do not fit this embed network"):
         heads.load_head(fresh_backbone(), tmp_path, Embed(dim=32), ("text", "image"))
     (tmp_path / "head.safetensors").write_bytes(b"torn")
     with pytest.raises(AdapterError, match="no readable safetensors"):

@@ -187,10 +187,10 @@ def test_a_ranker_that_does_not_fit_is_refused(backbone: Backbone, tmp_path: Pat
     (tmp_path / ranker.RANKER).unlink()
     with pytest.raises(AdapterError, match="no such file"):
         ranker.load(backbone, tmp_path)
-    backbone.head.mean.fill_(float("nan"))
+    ranker.build(backbone, Rank(dim=8, bottom=(12,), top=(10,), bins=30), INPUTS, 3).mean.fill_(float("nan"))
     with pytest.raises(AdapterError, match="not finite: mean"):
         ranker.save(backbone, tmp_path, card(backbone))
     save_file({name: value for name, value in state.items() if name != "mean"}, tmp_path / ranker.RANKER)
-    with pytest.raises(AdapterError, match=r"1 tensor\(s\) do not fit its card: mean"):
+    with pytest.raises(AdapterError, match=r"1 tensor\(s\) do not fit this rank network: mean"):
         ranker.load(backbone, tmp_path)
     assert backbone.head is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_ranks import events, items, shop
+from small_ranks import events, items
 
 from latefuse.config import Task
 from latefuse.data.dataset import Dataset, write_dataset
@@ -19,11 +19,6 @@ from latefuse.tasks.rank_columns import BEFORE, PRIOR, columns
 
 def task(where: dict[str, str] | None = None, **settings: Any) -> Task:
     return Task.model_validate({"kind": "rank", "modality": [], "rank": settings, "where": where or {}})
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.mark.parametrize("scheme", ["time", "loo"])

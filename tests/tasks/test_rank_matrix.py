@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from small_ranks import TAGS, shop
+from small_ranks import TAGS
 
 from latefuse.config import Task
 from latefuse.data.dataset import Dataset
-from latefuse.models.backbone import Backbone, load
+from latefuse.models.backbone import Backbone
 from latefuse.tasks import rank
 from latefuse.tasks.rank_matrix import Matrix
 from latefuse.training.features import Features
@@ -21,16 +18,6 @@ from latefuse.training.features import Features
 
 def task(modality: tuple[str, ...] = ("text", "image"), **settings: Any) -> Task:
     return Task.model_validate({"kind": "rank", "modality": modality, "rank": {"bins": 500, **settings}})
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
-def backbone(backbone_folder: Callable[..., Path]) -> Backbone:
-    return load(backbone_folder())
 
 
 def test_columns_hold_numbers_words_and_vectors(dataset: Dataset, backbone: Backbone):

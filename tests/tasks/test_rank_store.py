@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_ranks import events, items, shop
+from small_ranks import events, items
 
 from latefuse.config import Task
 from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.data.errors import DataError
-from latefuse.models.backbone import Backbone, load
+from latefuse.models.backbone import Backbone
 from latefuse.models.text_vectors import mean_words
 from latefuse.prompts import MediaRef
 from latefuse.tasks import rank_store
@@ -25,16 +24,6 @@ from latefuse.training.features import Features
 
 def task(modality: tuple[str, ...] = ("text", "image"), **settings: Any) -> Task:
     return Task.model_validate({"kind": "rank", "modality": modality, "rank": {"bins": 500, **settings}})
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
-def backbone(backbone_folder: Callable[..., Path]) -> Backbone:
-    return load(backbone_folder())
 
 
 def opened(dataset: Dataset, backbone: Backbone, wanted: Task) -> Store:

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -120,6 +120,25 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> int:
     if changed:
         raise AdapterError(f"{path}: {', '.join(changed[:3])} came back changed; is the disk full?")
     return sum(tensor.numel() for tensor in tensors.values())
+
+
+def load_tensors(path: Path, module: nn.Module, kind: str) -> None:
+    """Put what `write_tensors` wrote into a module, frozen from then on and in evaluation mode.
+
+    kind: of the adapter, for messages. Raises AdapterError unless every tensor lands with none left over.
+    """
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise AdapterError(f"{path}: no such file; an adapter of kind {kind} has its weights there") from None
+    except SafetensorError as error:
+        raise AdapterError(f"{path}: no readable safetensors: {error}") from None
+    own = module.state_dict()
+    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        raise AdapterError(f"{path}: {len(wrong)} tensor(s) do not fit this {kind} network: {', '.join(wrong[:3])}")
+    module.load_state_dict(state)
+    module.eval().requires_grad_(False)
 
 
 def _write_config(folder: Path, config: LoraConfig) -> None:

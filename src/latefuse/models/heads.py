@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latefuse.config import MODALITIES, Modality
 from latefuse.config_vectors import Embed
-from latefuse.models.adapter_files import AdapterError, write_tensors
+from latefuse.models.adapter_files import load_tensors, write_tensors
 from latefuse.models.backbone import Backbone
 
 HEAD = "head.safetensors"
@@ -129,18 +127,8 @@ def save_head(head: EmbedHead, folder: Path) -> int:
 
 def load_head(backbone: Backbone, folder: Path, settings: Embed, inputs: Sequence[Modality]) -> EmbedHead:
     """Put a saved head on the backbone, frozen. Raises AdapterError unless every tensor lands with none left over."""
-    path = folder / HEAD
-    try:
-        state = load_file(path)
-    except FileNotFoundError:
-        raise AdapterError(f"{path}: no such file; an adapter of kind embed has its head there") from None
-    except SafetensorError as error:
-        raise AdapterError(f"{path}: no readable safetensors: {error}") from None
     head = build(backbone, settings, inputs, 0)
-    own = head.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
-    if wrong:
-        backbone.head = None
-        raise AdapterError(f"{path}: {len(wrong)} tensor(s) do not fit this backbone: {', '.join(wrong[:3])}")
-    head.load_state_dict(state)
-    return head.eval().requires_grad_(False)
+    backbone.head = None
+    load_tensors(folder / HEAD, head, "embed")
+    backbone.head = head
+    return head

@@ -14,12 +14,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latefuse.config_rank import Imbalance, Inputs, Rank
-from latefuse.models.adapter_files import CARD, AdapterCard, AdapterError, read_card, write_tensors
+from latefuse.models.adapter_files import CARD, AdapterCard, AdapterError, load_tensors, read_card, write_tensors
 from latefuse.models.backbone import Backbone
 
 RANKER = "ranker.safetensors"
@@ -223,20 +221,10 @@ def load(backbone: Backbone, folder: Path) -> AdapterCard:
             f"{folder / CARD}: made on a backbone of digest {card.backbone_digest[:16]}, this one ({backbone.name}) "
             f"has {backbone.digest[:16]}; load the backbone it was trained on"
         )
-    try:
-        state = load_file(folder / RANKER)
-    except FileNotFoundError:
-        raise AdapterError(f"{folder / RANKER}: no such file; an adapter of kind rank has its weights there") from None
-    except SafetensorError as error:
-        raise AdapterError(f"{folder / RANKER}: no readable safetensors: {error}") from None
     ranker = build(backbone, card.rank, card.inputs, 0)
-    own = ranker.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
-    if wrong:
-        backbone.head = None
-        raise AdapterError(f"{folder / RANKER}: {len(wrong)} tensor(s) do not fit its card: {', '.join(wrong[:3])}")
-    ranker.load_state_dict(state)
-    ranker.eval().requires_grad_(False)
+    backbone.head = None
+    load_tensors(folder / RANKER, ranker, "rank")
+    backbone.head = ranker
     return card
 
 
