@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from small_ranks import items, shop
 
@@ -161,8 +162,13 @@ def test_what_can_not_be_trained_is_told(dataset: Dataset, folder: Path, tmp_pat
 
 def test_weight_decay_leaves_sparse_tables_alone(dataset: Dataset, folder: Path, tmp_path: Path):
     """Adagrad refuses to decay what has sparse gradients; everything else decays."""
-    result = trained(dataset, folder, tmp_path, task(train={"max_steps": 3, "weight_decay": 0.1}))
-    assert result["steps"] == 3
+    found = {}
+    for decay in (0.0, 0.5):
+        trained(dataset, folder, tmp_path / str(decay), task(train={"max_steps": 1, "weight_decay": decay}))
+        found[decay] = load_file(tmp_path / str(decay) / "adapter" / "ranker.safetensors")
+    plain, decayed = found.values()
+    torch.testing.assert_close(decayed["tables.user.weight"], plain["tables.user.weight"], rtol=0, atol=0)
+    assert not torch.equal(decayed["top.0.weight"], plain["top.0.weight"])
 
 
 def test_media_are_taken_away_and_swapped_at_inference(dataset: Dataset, folder: Path, tmp_path: Path):

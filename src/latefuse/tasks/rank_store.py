@@ -130,22 +130,14 @@ class Store:
         bins = self.settings.bins
         return {"user": hashes(self.columns.users, "user", bins), "item": hashes(self.columns.items, "item", bins)}
 
-    def donors(self, modality: Modality) -> Array:
-        """(items,) whose words or pictures each item has: its own, or in the control those of another one."""
-        codes = np.arange(len(self.items))
-        return cycled(codes, [SHUFFLE_SEED, len(modality)]) if modality in self.settings.shuffled else codes
-
     def shuffled(self, modality: Modality, seed: int) -> Store:
         """The same, warm, where every item that has words or pictures has those of another one that has some.
 
         Reviews of an item go with its words; what a user wrote, and what a user liked before, stay that user's.
         """
         own = self.vectors[ITEM[modality]].place
-        place, there = own.copy(), np.flatnonzero(own >= 0)
-        donors = np.arange(len(own))
-        donors[there] = cycled(there, [SHUFFLE_SEED, seed])
-        place[there] = own[donors[there]]
-        changed, item = self._with(modality, place), REVIEWS["item"]
+        donors = donors_among(own >= 0, [SHUFFLE_SEED, seed])
+        changed, item = self._with(modality, own[donors]), REVIEWS["item"]
         if modality == "text" and item in self.reviews:
             places = places_of(self.dataset, "item", self.columns, donors)
             changed.reviews[item] = Frozen(self.reviews[item].matrix, places)
@@ -169,6 +161,7 @@ class Store:
         encode = Encoder(self.backbone, features, progress)
         if self.inputs.vectors.keys() <= {*self.vectors, *self.reviews, *PAST.values()}:
             return 0
+        given = {modality: np.arange(len(self.items)) for modality in self.task.modality}
         for modality in self.task.modality:
             if modality == "text":
                 made = self._texts([_words(row) for row in self.items], encode)
@@ -178,9 +171,11 @@ class Store:
                 refs = [MediaRef("image", path) for row in self.items for path in row["images"]]
                 encode.encoded += features.warm(refs, progress=progress)
                 made = self._pictures(features)
-            self.vectors[ITEM[modality]] = Frozen(made.matrix, made.place[self.donors(modality)])
+            if modality in self.settings.shuffled:
+                given[modality] = donors_among(made.place >= 0, [SHUFFLE_SEED, len(modality)])
+            self.vectors[ITEM[modality]] = Frozen(made.matrix, made.place[given[modality]])
         for of in self.reviewed:
-            places = places_of(self.dataset, of, self.columns, self.donors("text"))
+            places = places_of(self.dataset, of, self.columns, given["text"])
             self.reviews[REVIEWS[of]] = Frozen(of_reviews(self.dataset, of, self.settings, encode), places)
         return encode.encoded
 
@@ -254,12 +249,15 @@ class Store:
         return bags, torch.from_numpy(_places(has, len(pairs))[inverse])
 
 
-def cycled(codes: Array, seed: list[int]) -> Array:
-    """Each code's successor in one cycle through all of them, drawn by seed: of two or more nobody keeps its own."""
-    order = np.random.default_rng(seed).permutation(len(codes))
-    out = codes.copy()
-    out[order] = codes[np.roll(order, 1)]
-    return out
+def donors_among(there: Array, seed: list[int]) -> Array:
+    """(i,) whose vector each item has, in one cycle through those that have one, drawn by seed; others keep nothing.
+
+    there: (i,) bool. Of two or more nobody keeps its own.
+    """
+    donors, owners = np.arange(len(there)), np.flatnonzero(there)
+    order = np.random.default_rng(seed).permutation(len(owners))
+    donors[owners[order]] = owners[np.roll(order, 1)]
+    return donors
 
 
 class Encoder:
