@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 
 from latefuse.config import Evaluation, Task
-from latefuse.data.dataset import Dataset
 from latefuse.evaluation import money, rank_metrics, ranking, rulings
 from latefuse.evaluation.arm_sources import Unit
 from latefuse.evaluation.arms_summary import table_text
@@ -30,10 +29,8 @@ from latefuse.evaluation.ranking import Found, Rows, Sources
 from latefuse.evaluation.redraw import Redraw
 from latefuse.evaluation.report import ranking as page
 from latefuse.evaluation.workers import measure_all
-from latefuse.models.backbone import load as load_backbone
-from latefuse.steps.evaluation_parts import adapters_of, bootstrap_of, finish, repeat, result_of
+from latefuse.steps.evaluation_parts import bootstrap_of, finish, opened, repeat, result_of
 from latefuse.tracking import Tracker
-from latefuse.training.features import Features
 
 FILES = ("report.html", "table.txt", "metrics.json", "predictions.parquet", "rulings.json", "offers.json")
 Measured = dict[Unit, Found]
@@ -56,7 +53,7 @@ def run(
     """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    again = partial(_sources, evaluation, tasks, dataset, backbone, list(finetuned), cache)
+    again = partial(opened, Sources, evaluation, tasks, dataset, backbone, list(finetuned), cache)
     sources = again()
     test, how = sources.rows("test"), evaluation.ranking
     test.store.warm(sources.features, progress=True)
@@ -77,20 +74,6 @@ def run(
     left_out = {str(unit): found.left_out for unit, found in measured.items() if found.left_out}
     told = {"arms": [arm.name for arm in summary.arms], "rows": summary.rows, "left_out": left_out}
     return finish(told, metrics, said[0].text, sources.dataset, sources.backbone, FILES, tracker, out, began)
-
-
-def _sources(
-    evaluation: Evaluation,
-    tasks: Mapping[str, Task],
-    dataset: Path,
-    backbone: Path,
-    finetuned: Sequence[Path],
-    cache: Path | None,
-) -> Sources:
-    """Backbone and adapters, ready to be measured. Raises DataError as `adapters_of` does."""
-    data, base = Dataset(dataset), load_backbone(backbone)
-    features = Features(base, data.media, cache / "features" if cache else None)
-    return Sources(base, features, data, next(iter(tasks)), tasks, adapters_of(finetuned, tasks, data), evaluation)
 
 
 def _by_arm(measured: Measured) -> dict[str, list[Found]]:

@@ -16,7 +16,6 @@ import polars as pl
 
 from latefuse.config import Evaluation, Task
 from latefuse.config_judge import ABSTAIN, NOT_RELEVANT, RELEVANT
-from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.evaluation import judging, rulings
 from latefuse.evaluation.arm_sources import Unit
@@ -31,11 +30,9 @@ from latefuse.evaluation.scores import ScoreTable
 from latefuse.evaluation.verdict_values import METRICS, PAIRS
 from latefuse.evaluation.workers import measure_all
 from latefuse.fusion.rows import evenly
-from latefuse.models.backbone import load as load_backbone
 from latefuse.prompts import MediaRef
-from latefuse.steps.evaluation_parts import adapters_of, bootstrap_of, finish, repeat, result_of
+from latefuse.steps.evaluation_parts import bootstrap_of, finish, opened, repeat, result_of
 from latefuse.tracking import Tracker
-from latefuse.training.features import Features
 
 FILES = ("report.html", "table.txt", "metrics.json", "scores.parquet", "predictions.parquet", "rulings.json")
 BINS = 10
@@ -58,7 +55,7 @@ def run(
     """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    again = partial(_sources, evaluation, tasks, dataset, backbone, list(finetuned), cache)
+    again = partial(opened, Sources, evaluation, tasks, dataset, backbone, list(finetuned), cache)
     sources = again()
     sources.features.warm((MediaRef("image", row["image"]) for row in _shown(sources)), progress=True)
     measured = dict(zip(sources.units(), measure_all(sources, again, evaluation.workers), strict=True))
@@ -103,20 +100,6 @@ def run(
         "left_out": {str(unit): found.left_out for unit, found in measured.items() if any(found.left_out.values())},
     }  # fmt: skip
     return finish(told, metrics, said[0].text, sources.dataset, sources.backbone, FILES, tracker, out, began)
-
-
-def _sources(
-    evaluation: Evaluation,
-    tasks: Mapping[str, Task],
-    dataset: Path,
-    backbone: Path,
-    finetuned: Sequence[Path],
-    cache: Path | None,
-) -> Sources:
-    """Backbone and adapters, ready to be measured. Raises DataError as `adapters_of` does."""
-    data, base = Dataset(dataset), load_backbone(backbone)
-    features = Features(base, data.media, cache / "features" if cache else None)
-    return Sources(base, features, data, next(iter(tasks)), tasks, adapters_of(finetuned, tasks, data), evaluation)
 
 
 def _shown(sources: Sources) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from latefuse import usage
 from latefuse.config import Evaluation, Task
@@ -16,9 +16,12 @@ from latefuse.evaluation.intervals import Bootstrap
 from latefuse.evaluation.report import provenance
 from latefuse.models.adapters import read_card
 from latefuse.models.backbone import Backbone
+from latefuse.models.backbone import load as load_backbone
 from latefuse.tracking import Tracker
+from latefuse.training.features import Features
 
 Adapters = dict[tuple[int, str], Path]
+S = TypeVar("S")
 
 
 def adapters_of(finetuned: Sequence[Path], tasks: Mapping[str, Task], data: Dataset) -> Adapters:
@@ -35,6 +38,21 @@ def adapters_of(finetuned: Sequence[Path], tasks: Mapping[str, Task], data: Data
     if not any(arm == name for _, arm in found):
         raise DataError(f"no adapter of the task {name!r} among {[str(path) for path in finetuned]}")
     return found
+
+
+def opened(
+    sources: Callable[..., S],
+    evaluation: Evaluation,
+    tasks: Mapping[str, Task],
+    dataset: Path,
+    backbone: Path,
+    finetuned: Sequence[Path],
+    cache: Path | None,
+) -> S:
+    """Backbone and adapters, ready to be measured. sources: their class. Raises DataError as `adapters_of` does."""
+    data, base = Dataset(dataset), load_backbone(backbone)
+    features = Features(base, data.media, cache / "features" if cache else None)
+    return sources(base, features, data, next(iter(tasks)), tasks, adapters_of(finetuned, tasks, data), evaluation)
 
 
 def result_of(folder: Path) -> dict[str, Any]:
