@@ -4,6 +4,7 @@ ids and numbers, ranked by a DLRM.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from latefuse.tasks.rank_store import HISTORY, Store, open_store
 from latefuse.training.batching import shuffled_steps
 from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
+from latefuse.training.schedule import Columnar
 
 Array = NDArray[Any]
 DRAWN_BY = 1_906_00091
@@ -75,7 +77,7 @@ class RankRow:
 
 
 @dataclass(frozen=True)
-class Rows(Sequence[RankRow]):
+class Rows(Columnar):
     """Rows as columns. places: (n,) rows of the store's columns, in stored order."""
 
     store: Store
@@ -108,6 +110,18 @@ class Rows(Sequence[RankRow]):
     def names(self) -> list[str]:
         """The ids of all rows."""
         return [f"{self.store.columns.table}-{number}" for number in self.store.columns.number[self.places]]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n, 2) ones: a row counts as one token, and its label is what is learned."""
+        return np.ones((len(self), 2), np.int64)
+
+    @property
+    def identities(self) -> str:
+        """A digest of which rows these are."""
+        columns = self.store.columns
+        numbers = np.ascontiguousarray(columns.number[self.places], np.int64)
+        return hashlib.sha256(columns.table.encode() + numbers.tobytes()).hexdigest()
 
     @property
     def labels(self) -> Array:
