@@ -37,9 +37,7 @@ def rarity(backbone: Backbone, texts: Sequence[str]) -> Tensor | None:
 
 
 @torch.no_grad()
-def text_vectors(
-    backbone: Backbone, texts: Sequence[str], features: Features, weights: Tensor | None = None
-) -> Tensor:
+def text_vectors(backbone: Backbone, texts: Sequence[str], features: Features, weights: Tensor | None = None) -> Tensor:
     """(n, dt) on the CPU: sentence vectors of a light backbone, else the mean word embedding, zero without a word."""
     if backbone.family.kind == "light":
         return features.text(texts).float()

@@ -257,7 +257,7 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     return Selection(Rows(store, places), left_out, int((past > HISTORY).sum()) if store.settings.history else 0)
 
 
-OF_THE_NETWORK = {"imbalance", "dim", "bottom", "top", "sparse", "dropout", "absence"}
+OF_THE_NETWORK = {"imbalance", "components", "dim", "bottom", "top", "sparse", "dropout", "absence"}
 """Settings that say nothing of what is read."""
 _STORES: dict[tuple[str, str, str], Store] = {}
 
