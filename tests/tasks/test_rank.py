@@ -23,6 +23,7 @@ from latefuse.tasks import rank
 from latefuse.tracking import Null
 from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
+from latefuse.training.schedule import schedule
 
 TRAIN = {"max_steps": 60, "batch_size": 64, "lr": 0.05}
 
@@ -134,6 +135,17 @@ def test_rows_are_columns(dataset: Dataset, folder: Path):
         _ = rows[len(rows)]
     train = {row["user"] for row in stored if row["split_time"] == "train"}
     assert rows.cold_user.tolist() == [stored[number]["user"] not in train for number in numbers]
+
+
+def test_a_schedule_asks_columns_what_it_asks_rows(dataset: Dataset, folder: Path):
+    rows = rank.examples(dataset, task(), "train", load(folder))
+    job = Job(name="like", seed=0, tasks={"like": task()})
+    by_columns, by_rows = schedule(job, {"like": rows}, 1), schedule(job, {"like": rows}, 1)
+    object.__setattr__(by_rows, "rows", list(rows))
+    assert by_columns.sizes == by_rows.sizes
+    assert by_columns.tokens == [TRAIN["batch_size"]] * int(TRAIN["max_steps"])
+    assert by_columns.key() == schedule(job, {"like": rows.take(range(len(rows)))}, 1).key()
+    assert by_columns.key() != schedule(job, {"like": rows.take([1, 0, *range(2, len(rows))])}, 1).key()
 
 
 def test_scores_do_not_hang_on_the_batch(dataset: Dataset, folder: Path, tmp_path: Path):

@@ -259,17 +259,17 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
 
 OF_THE_NETWORK = {"imbalance", "components", "dim", "bottom", "top", "sparse", "dropout", "absence"}
 """Settings that say nothing of what is read."""
-_STORES: dict[tuple[str, str, str], Store] = {}
+_STORES: dict[str, Store] = {}
 
 
 def _opened(dataset: Dataset, task: Task, backbone: Backbone) -> Store:
     """The store of a dataset for a task: the newest one is kept, since train and valid rows share it."""
-    read = rank_of(task).model_dump_json(exclude=OF_THE_NETWORK)
-    key = dataset.fingerprint, f"{task.table}{task.where}{task.modality}{read}", backbone.digest
-    if key not in _STORES:
+    key = f"{task.table}{task.where}{task.modality}{rank_of(task).model_dump_json(exclude=OF_THE_NETWORK)}"
+    newest = _STORES.get(key)
+    if newest is None or newest.dataset is not dataset or newest.backbone is not backbone:
         _STORES.clear()
-        _STORES[key] = open_store(dataset, task, backbone)
-    return _STORES[key]
+        newest = _STORES[key] = open_store(dataset, task, backbone)
+    return newest
 
 
 def matrix(known: Rows, features: Features) -> Matrix:

@@ -39,8 +39,8 @@ class MovieLensOptions(Section):
     first (empty: the longest text). tags: the file whose tags become reviews of a few words, "" for none. needs: films
     without these are left out. core: users and films with fewer ratings are left out, again and again until none is
     left (k-core). limit: that many films at most (a uniform choice, the same in every run). min_rating: lower ratings
-    are left out. topics: the genres asked of the `poster` (image), of the `plot` (text). max_plot_words shortens the
-    plot of a question; the item keeps it whole.
+    are left out. topics: the genres asked of the `poster` (image), of the `plot` (text); without any there are
+    no conversations. max_plot_words shortens the plot of a question; the item keeps it whole.
     """
 
     posters: str = "posters"
@@ -81,9 +81,10 @@ class MovieLens:
             raise DataError(f"data.options.sources: {options.plots} has no source {', '.join(unknown)}")
 
     def tables(self) -> Tables:
-        """items, events and conversations, and reviews where tags are asked for."""
-        tables = {"items": self._items, "events": self._events, "conversations": self._conversations}
-        return {**tables, "reviews": self._reviews} if self.options.tags else tables
+        """items and events, conversations where topics and reviews where tags are asked for."""
+        made = {"items": self._items, "events": self._events}
+        made |= {"conversations": self._conversations} if self.options.topics else {}
+        return {**made, "reviews": self._reviews} if self.options.tags else made
 
     def _items(self) -> Iterator[Row]:
         if self.options.plots:
