@@ -207,3 +207,16 @@ def test_media_are_taken_away_and_swapped_at_inference(dataset: Dataset, folder:
     assert sorted(own) == sorted(others)
     assert (own != others)[own >= 0].all()
     torch.testing.assert_close(rank.predict(backbone, rows, features=features), whole)
+
+
+def test_two_processes_learn_what_one_learns(dataset: Dataset, folder: Path, tmp_path: Path):
+    """Sparse gradients of the tables go from process to process as well."""
+    wanted, found = task(train={"max_steps": 6}, absence=0.0, sparse=True), {}
+    for processes, launcher in ((1, "none"), (2, "torchrun")):
+        out = tmp_path / str(processes)
+        job = Job(name="like", seed=0, tasks={"like": wanted}, launcher=launcher, processes=processes, threads=1)
+        told = finetune.run(job, dataset.path, folder, out, Null(), tmp_path / "cache")
+        assert told["processes"] == processes
+        found[processes] = load_file(out / "adapter" / "ranker.safetensors")
+    for name, weights in found[1].items():
+        torch.testing.assert_close(found[2][name], weights, rtol=1e-4, atol=1e-5)
