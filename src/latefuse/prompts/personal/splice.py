@@ -90,8 +90,11 @@ class PersonalSplicer:
         """
         asked = template(name)
         _check(name, asked, fields)
-        shown, cut = self._history(name, asked, fields)
+        shown = self._newest(name, asked, fields) if "history" in asked.slots and len(fields.history) else []
         line, shortened = self._line(asked, replace(fields, history=shown))
+        if len(line.ids) + self.end > self.limits.tokens:
+            raise self._too_long(name, asked, fields, len(line.ids) + self.end)
+        cut = len(fields.history) - len(shown) if "history" in asked.slots else 0
         if self.end:
             line.ids.append(self.end_id)
             line.words.append(0)
@@ -174,27 +177,22 @@ class PersonalSplicer:
             told = getattr(fields, slot)
         return _within(self._words(told), self.limits.words)
 
-    def _history(self, name: str, asked: PersonalTemplate, fields: Fields) -> tuple[list[int], int]:
-        """The newest items of the history that fit together with everything else, and how many older ones do not."""
-        most = self.limits.tokens - self.end
+    def _newest(self, name: str, asked: PersonalTemplate, fields: Fields) -> list[int]:
+        """The newest items of a history that fit together with everything else of the question."""
+        most, history = self.limits.tokens - self.end, list(fields.history)
         rest, _ = self._line(asked, replace(fields, history=()))
-        used, history = len(rest.ids), list(fields.history)
-        if "history" not in asked.slots or not history:
-            if used > most:
-                raise self._too_long(name, asked, fields, used)
-            return [], 0
-        used -= len(self._word(NOTHING))
+        used = len(rest.ids) - len(self._word(NOTHING))
         join, first = len(self._word(asked.join)), len(history)
         least = 0 if self.limits.history is None else max(0, len(history) - self.limits.history)
         while first > least:
             code = history[first - 1]
             more = len(_flat(self._number(code))) + self.visual * (code >= 0) + join * (first < len(history))
-            if used + more > most and first == len(history):
-                raise self._too_long(name, asked, fields, used + more + self.end)
             if used + more > most:
                 break
             used, first = used + more, first - 1
-        return history[first:], first
+        if first == len(history):
+            raise self._too_long(name, asked, fields, used + more + self.end)
+        return history[first:]
 
     def _too_long(self, name: str, asked: PersonalTemplate, fields: Fields, used: int) -> PromptError:
         told = f"row {fields.row}: the question of {name} takes {used} tokens, more than {self.limits.tokens}"
