@@ -268,3 +268,17 @@ def test_semantic_ids_are_several_words() -> None:
     prompt = one.encode("A-1", FIELDS)
     assert target(one, prompt) == "a2 b0 c2 d0"
     assert len({prompt.words[at] for at in range(len(prompt.ids)) if prompt.items[at] < 0}) > 12
+
+
+@pytest.mark.parametrize("name", names())
+def test_where_only_pictures_are_read_no_question_names_an_item(name: str) -> None:
+    shop = replace(SHOP, users=["user_one", "user_two", "user_three"], names=[])
+    named, unnamed = splicer(shop=shop), PersonalSplicer(t5_tokenizer(vocabulary()), shop, named=False)
+    fields = replace(FIELDS, stars=0, headline="", feature="") if not template(name).needs else FIELDS
+    told, hidden = named.encode(name, fields), unnamed.encode(name, fields)
+    assert hidden.target == told.target, "answers name items all the same"
+    assert [i for i in hidden.items if i >= 0] == [i for i in told.items if i >= 0]
+    asked = re.sub(r"\[\d+:\d+\]", "", unnamed.shown(hidden))
+    asked = asked.replace("4", "", 1) if "stars" in template(name).slots else asked
+    assert not re.search(r"\d", asked)
+    assert "rice" not in asked

@@ -14,6 +14,7 @@ from typing import Any
 from latefuse.prompts.item_words import whole_characters
 from latefuse.prompts.personal.fields import Directory, Encoded, Fields, Limits
 from latefuse.prompts.personal.template import (
+    ANY,
     NO,
     NOTHING,
     SLOT,
@@ -55,8 +56,10 @@ class PersonalSplicer:
     """The tokenizer-side half of the templates.
 
     tokenizer: any of Hugging Face. marker: the token that holds the place of a visual slot (T5: `<extra_id_0>`).
-    visual: how many slots an item takes; 0 for none. end: whether the question ends with the end token, as T5's do.
-    Raises PromptError where the tokenizer lacks the marker or an end token, or tells words apart in a way of its own.
+    visual: how many slots an item takes; 0 for none. named: whether a question calls items by their ids and titles;
+    else all are called alike, and only their pictures tell them apart, while answers name them all the same. end:
+    whether the question ends with the end token, as T5's do. Raises PromptError where the tokenizer lacks the marker or
+    an end token, or tells words apart in a way of its own.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class PersonalSplicer:
         marker: str = "<extra_id_0>",
         visual: int = 2,
         limits: Limits | None = None,
+        named: bool = True,
         end: bool = True,
     ) -> None:
         found = tokenizer.convert_tokens_to_ids(marker)
@@ -76,7 +80,7 @@ class PersonalSplicer:
         if tokenizer.eos_token_id is None:
             raise PromptError("this tokenizer has no end token; an answer could not end")
         self.tokenizer, self.directory, self.limits = tokenizer, directory, limits or Limits()
-        self.marker, self.visual, self.end = int(found), visual, end
+        self.marker, self.visual, self.named, self.end = int(found), visual, named, end
         self.end_id = int(tokenizer.eos_token_id)
         self._plain = PlainText(tokenizer, (marker,))
         self._lead = _lead(self._plain)
@@ -137,7 +141,7 @@ class PersonalSplicer:
             elif slot[1] in ("history", "candidates"):
                 self._list(line, getattr(fields, slot[1]), asked.join)
             elif slot[1] == "candidate":
-                self._item(line, self._number(fields.item), fields.item)
+                self._item(line, self._called(fields.item), fields.item)
             else:
                 words, left = self._value(slot[1], fields)
                 shortened += left
@@ -148,7 +152,7 @@ class PersonalSplicer:
         for number, code in enumerate(codes):
             if number:
                 line.put(self._word(join))
-            self._item(line, self._number(code), code)
+            self._item(line, self._called(code), code)
         if not codes:
             line.put(self._word(NOTHING))
 
@@ -170,6 +174,8 @@ class PersonalSplicer:
         if slot == "name":
             name = known.names[fields.user] if known.names else ""
             told = name if name.strip() else known.users[fields.user]
+        elif slot == "item" and not self.named:
+            told = ANY
         elif slot == "item":
             title = known.titles[fields.item]
             told = title if title.strip() else known.ids[fields.item]
@@ -186,7 +192,7 @@ class PersonalSplicer:
         least = 0 if self.limits.history is None else max(0, len(history) - self.limits.history)
         while first > least:
             code = history[first - 1]
-            more = len(_flat(self._number(code))) + self.visual * (code >= 0) + join * (first < len(history))
+            more = len(_flat(self._called(code))) + self.visual * (code >= 0) + join * (first < len(history))
             if used + more > most:
                 break
             used, first = used + more, first - 1
@@ -219,6 +225,10 @@ class PersonalSplicer:
         if asked.answer == "{number}" and len(tokens) > most:
             raise PromptError(f"row {fields.row}: an item's number takes {len(tokens)} tokens, an answer only {most}")
         return [*tokens[:most], self.end_id], max(0, len(tokens) - most)
+
+    def _called(self, code: int) -> list[list[int]]:
+        """What a question calls an item: the words of its id, or what all are called."""
+        return self._number(code) if self.named else [self._word(ANY)]
 
     def _number(self, code: int) -> list[list[int]]:
         """The words of an item's id, each as its tokens."""

@@ -22,8 +22,8 @@ ITEMS = ("history", "candidate", "candidates", "item")
 TEXTS = ("headline", "stars", "feature")
 """Slots of what a review says."""
 YES, NO = "yes", "no"
-UNKNOWN, NOTHING = "unknown", "nothing"
-"""The word for an item that the catalogue does not have, and for a history without any."""
+UNKNOWN, NOTHING, ANY = "unknown", "nothing", "item"
+"""The words for an item that the catalogue does not have, for a history without any, and for any item at all."""
 ANSWERS = ("{number}", "{verdict}", "{text}", "{stars} , {text}")
 
 
