@@ -32,12 +32,12 @@ class How:
     width: int = 64
     layers: int = 2
     heads: int = 2
-    dropout: float = 0.3
+    dropout: float = 0.2
     length: int = 50
-    rate: float = 1e-3
-    batch: int = 64
+    rate: float = 3e-3
+    batch: int = 32
     most: int = 60
-    patience: int = 8
+    patience: int = 6
     seed: int = 0
 
 
