@@ -103,6 +103,11 @@ def test_features_by_hand() -> None:
     assert other["feature_coverage"].value == pytest.approx(1)  # though not where it was asked for
     assert other["feature_hit"].value == pytest.approx(3 / 4)
     assert np.isnan(measures(["a"], ["a"], [""])["feature_hit"].value)
+    often = measures(["a strap"] * 3 + ["b"] * 2, ["x"] * 5, ["strap", "strap", "hook", "hook", "lid"])
+    assert often["feature_coverage"].value == pytest.approx(1 / 3)
+    redraw = Redraw(np.arange(5), Bootstrap(draws=200))
+    assert 0 <= often["feature_coverage"].redrawn(redraw, np.arange(5)).min() < 1 / 3
+    assert 1 / 3 < often["feature_coverage"].redrawn(redraw, np.arange(5)).max() <= 1
     near = measures(["the battery has a life"], ["a"], ["battery life"])
     assert near["feature_hit"].value == 0
 

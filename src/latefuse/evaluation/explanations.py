@@ -75,19 +75,19 @@ def _bleu(sums: Floats) -> Floats:
 def about(written: Sequence[str], features: Sequence[str]) -> dict[str, Sums]:
     """Whether explanations name their row's feature, and what share of all features any of them names.
 
-    A feature is named where its words stand side by side. Of coverage each naming counts one part of all namings of
-    that feature, so that a draw tells how namings are spread over users; the features asked for stay what they are.
-    Both are nan where no row has a feature.
+    A feature is named where its words stand side by side. Of coverage each row that asks for a feature counts one part
+    of all that ask for it, so that the sum is how many are covered; a draw keeps which of them are. Both are nan where
+    no row has a feature.
     """
     wanted = [tuple(words(feature)) for feature in features]
-    every = {feature for feature in wanted if feature}
-    longest = max(map(len, every), default=0)
-    named = [_grams(words(text), range(1, longest + 1)) & every for text in written]
+    asked = Counter(feature for feature in wanted if feature)
+    longest = max(map(len, asked), default=0)
+    named = [_grams(words(text), range(1, longest + 1)) & asked.keys() for text in written]
+    covered = set[tuple[str, ...]]().union(*named)
     hit = [float(feature in found) if feature else np.nan for feature, found in zip(wanted, named, strict=True)]
-    often = Counter(feature for found in named for feature in found)
-    part = np.array([sum(1 / often[feature] for feature in found) for found in named], np.float64)
-    each = np.full(len(written), len(every) / max(len(written), 1))
-    return {"feature_hit": mean(np.array(hit, np.float64)), "feature_coverage": share(part, each)}
+    whole = np.array([1 / asked[feature] if feature else 0.0 for feature in wanted], np.float64)
+    part = whole * np.array([feature in covered for feature in wanted], bool)
+    return {"feature_hit": mean(np.array(hit, np.float64)), "feature_coverage": share(part, whole)}
 
 
 def distinct(written: Sequence[str]) -> dict[str, Sums]:

@@ -58,7 +58,7 @@ def full(score: Scorer, asked: NextItems) -> Ints:
 
     score: question by item, as the floors give it. Raises ValueError as `retrieval.ranks` does.
     """
-    target = torch.from_numpy(asked.target)
+    target = torch.tensor(asked.target)
     return ranks(score, target, torch.arange(len(asked)), asked.unasked()).numpy()
 
 
@@ -72,7 +72,7 @@ def among(score: Scorer, candidates: Ints, target: Ints) -> Ints:
     for start in range(0, len(candidates), QUERIES):
         some = candidates[start : start + QUERIES]
         query = torch.arange(start, start + len(some)).repeat_interleave(some.shape[1])
-        values = score.pairs(query, torch.from_numpy(some.ravel())).double().numpy().reshape(some.shape)
+        values = score.pairs(query, torch.tensor(some.ravel())).double().numpy().reshape(some.shape)
         if not np.isfinite(values).all():
             raise ValueError(f"question {start + int(np.argwhere(~np.isfinite(values))[0][0])}: a score is not finite")
         mine = np.take_along_axis(values, own[start : start + QUERIES, None], axis=1)

@@ -72,7 +72,7 @@ def next_number(number: Ints, asked: NextItems, highest: bool = True) -> Scorer:
     else:
         newest = asked.history.last(1)[:, 0]
         start = np.where(newest >= 0, number[newest], -1)
-    of_items, before = torch.from_numpy(number), torch.from_numpy(start)
+    of_items, before = torch.tensor(number), torch.from_numpy(start)
 
     def rows(numbers: Tensor) -> Tensor:
         # Item counts stay below 2^24, where floats are exact.
