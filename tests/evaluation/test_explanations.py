@@ -10,6 +10,7 @@ from sacrebleu.metrics import BLEU
 from latefuse.evaluation.explanations import METRICS, boilerplate, copied, measures, words
 from latefuse.evaluation.intervals import Bootstrap
 from latefuse.evaluation.redraw import Redraw
+from latefuse.evaluation.sums import stacked
 
 TRUE = [
     "The strap is soft and it does not slip off the shoulder.",
@@ -64,7 +65,7 @@ def test_bleu_is_that_of_the_whole_text_on_every_draw() -> None:
     said = [" ".join(one.split()[: rng.integers(0, 9)]) + rng.choice([" the", ""]) for one in true]
     found = measures(said, true, [""] * 60)["bleu_4"]
     redraw = Redraw(np.arange(60) // 2, Bootstrap(draws=30))
-    drawn = found.redrawn(redraw, np.arange(60))
+    drawn = stacked([found], redraw, np.arange(60))[0]
     for draw in range(31):
         rows = np.repeat(np.arange(60), redraw.times[draw][redraw.group])
         told = BLEU(lowercase=True).corpus_score([said[row] for row in rows], [[true[row] for row in rows]])
@@ -106,8 +107,8 @@ def test_features_by_hand() -> None:
     often = measures(["a strap"] * 3 + ["b"] * 2, ["x"] * 5, ["strap", "strap", "hook", "hook", "lid"])
     assert often["feature_coverage"].value == pytest.approx(1 / 3)
     redraw = Redraw(np.arange(5), Bootstrap(draws=200))
-    assert 0 <= often["feature_coverage"].redrawn(redraw, np.arange(5)).min() < 1 / 3
-    assert 1 / 3 < often["feature_coverage"].redrawn(redraw, np.arange(5)).max() <= 1
+    assert 0 <= stacked([often["feature_coverage"]], redraw, np.arange(5))[0].min() < 1 / 3
+    assert 1 / 3 < stacked([often["feature_coverage"]], redraw, np.arange(5))[0].max() <= 1
     near = measures(["the battery has a life"], ["a"], ["battery life"])
     assert near["feature_hit"].value == 0
 

@@ -7,7 +7,7 @@ import pytest
 
 from latefuse.evaluation.intervals import Bootstrap, mean_interval
 from latefuse.evaluation.redraw import Redraw
-from latefuse.evaluation.sums import mean, means, share, stacked
+from latefuse.evaluation.sums import mean, means, redrawn, share, stacked
 
 RNG = np.random.default_rng(0)
 USERS = np.repeat(np.arange(40), 3)
@@ -20,7 +20,7 @@ def test_a_mean_leaves_out_what_is_not_known() -> None:
     found = mean(values)
     assert found.value == pytest.approx(np.nanmean(values))
     assert found.known.sum() == 90
-    drawn = found.redrawn(REDRAW, EVERY)
+    drawn = stacked([found], REDRAW, EVERY)[0]
     for draw in (1, 7):
         again = np.repeat(EVERY, REDRAW.times[draw][REDRAW.group])
         assert drawn[draw] == pytest.approx(np.nanmean(values[again]))
@@ -32,7 +32,7 @@ def test_a_share_is_a_quotient_of_sums() -> None:
     found = share(part, whole)
     rows = EVERY[::2]
     again = np.repeat(rows, REDRAW.times[3][REDRAW.group[rows]])
-    assert found.redrawn(REDRAW, rows)[3] == pytest.approx(part[again].sum() / whole[again].sum())
+    assert stacked([found], REDRAW, rows)[0][3] == pytest.approx(part[again].sum() / whole[again].sum())
 
 
 def test_the_interval_is_that_of_the_plain_bootstrap() -> None:
@@ -42,3 +42,10 @@ def test_the_interval_is_that_of_the_plain_bootstrap() -> None:
     assert found.value == pytest.approx(plain.value)
     assert (found.low, found.high) == (pytest.approx(plain.low, abs=0.01), pytest.approx(plain.high, abs=0.01))
     assert (found.rows, found.seeds) == (120, 2)
+
+
+def test_many_metrics_in_one_product_are_each_their_own() -> None:
+    metrics = {"a": mean(RNG.random(120)), "b": share(RNG.random(120), RNG.random(120)), "c": mean(RNG.random(120))}
+    for name, drawn in redrawn(metrics, REDRAW, EVERY[::3]).items():
+        assert drawn == pytest.approx(stacked([metrics[name]], REDRAW, EVERY[::3])[0])
+    assert redrawn({}, REDRAW, EVERY) == {}

@@ -21,7 +21,7 @@ from latefuse.evaluation.calibration import Floats, Ints
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.redraw import Redraw
 from latefuse.evaluation.retrieval_verdict import ALL
-from latefuse.evaluation.sums import Sums, stacked
+from latefuse.evaluation.sums import Sums, redrawn, stacked
 
 Measured = Mapping[str, Sequence[Mapping[str, Sums]]]
 """Arm -> what each seed measured: metric -> sums over the same n rows."""
@@ -121,27 +121,28 @@ def lifts_over_text(
 
 def _lines(measured: Measured, metrics: Sequence[str], rows: Ints, main: str, redraw: Redraw) -> Lines:
     """Metric -> arm -> line, on some of the rows."""
-    best = {metric: _values(measured[main], metric, rows, redraw) for metric in metrics}
+    drawn = {arm: _seeds(seeds, metrics, rows, redraw) for arm, seeds in measured.items()}
 
     def line(metric: str, arm: str) -> Line:
-        seeds, top = measured[arm], best[metric]
-        values = top if arm == main else _values(seeds, metric, rows, redraw)
+        best, values = drawn[main].get(metric), drawn[arm].get(metric)
         if values is None:
             return Line(NOTHING, None if arm == main else NOTHING)
-        known = _known([seed[metric] for seed in seeds], rows)
+        known = _known([seed[metric] for seed in measured[arm]], rows)
         mean = redraw.estimate(values, known)
         if arm == main:
             return Line(mean)
-        return Line(mean, NOTHING if top is None else redraw.difference(top, values, known))
+        return Line(mean, NOTHING if best is None else redraw.difference(best, values, known))
 
     return {metric: {arm: line(metric, arm) for arm in measured} for metric in metrics}
 
 
-def _values(seeds: Sequence[Mapping[str, Sums]], metric: str, rows: Ints, redraw: Redraw) -> Floats | None:
-    """(seeds, 1 + draws); None where it was not measured."""
-    if not all(metric in seed for seed in seeds):
-        return None
-    return stacked([seed[metric] for seed in seeds], redraw, rows)
+def _seeds(
+    seeds: Sequence[Mapping[str, Sums]], metrics: Sequence[str], rows: Ints, redraw: Redraw
+) -> dict[str, Floats]:
+    """Metric -> (seeds, 1 + draws), of those that were measured."""
+    here = [metric for metric in metrics if all(metric in seed for seed in seeds)]
+    each = [redrawn({metric: seed[metric] for metric in here}, redraw, rows) for seed in seeds]
+    return {metric: np.stack([one[metric] for one in each]) for metric in here}
 
 
 def _known(seeds: Sequence[Sums], rows: Ints) -> Ints:

@@ -31,9 +31,15 @@ class Sums:
         """On all rows."""
         return float(self.of(self.columns.sum(axis=0, keepdims=True))[0])
 
-    def redrawn(self, redraw: Redraw, rows: Ints) -> Floats:
-        """(1 + draws,) on the rows at `rows` as they are, and on every draw of their users."""
-        return self.of(redraw.totals(self.columns[rows], rows))
+
+def redrawn(metrics: Mapping[str, Sums], redraw: Redraw, rows: Ints) -> dict[str, Floats]:
+    """Metric -> (1 + draws,) on the rows at `rows` as they are, and on every draw of their users, in one product."""
+    if not metrics:
+        return {}
+    columns = np.concatenate([one.columns[rows] for one in metrics.values()], axis=1)
+    ends = np.cumsum([one.columns.shape[1] for one in metrics.values()])
+    parts = np.split(redraw.totals(columns, rows), ends[:-1], axis=1)
+    return {name: one.of(part) for (name, one), part in zip(metrics.items(), parts, strict=True)}
 
 
 def mean(values: Floats) -> Sums:
@@ -54,7 +60,7 @@ def means(values: Mapping[str, Floats]) -> dict[str, Sums]:
 
 def stacked(seeds: Sequence[Sums], redraw: Redraw, rows: Ints) -> Floats:
     """(seeds, 1 + draws): what `Redraw.estimate` and `Redraw.difference` read."""
-    return np.stack([one.redrawn(redraw, rows) for one in seeds])
+    return np.stack([redrawn({"": one}, redraw, rows)[""] for one in seeds])
 
 
 def _quotient(sums: Floats) -> Floats:
