@@ -1,4 +1,4 @@
-"""Print the run-time requirements of pyproject.toml without those a step in a container never needs."""
+"""Print the requirements of pyproject.toml, and of some of its extras, without what no step in a container needs."""
 
 import sys
 import tomllib
@@ -8,9 +8,10 @@ ELSEWHERE = ("kfp", "kfp-kubernetes")  # kfp is installed without its dependenci
 
 
 def main() -> None:
-    """argv: pyproject.toml."""
+    """argv: pyproject.toml, then the extras."""
     project = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
-    for line in project["dependencies"]:
+    extras = [line for extra in sys.argv[2:] for line in project["optional-dependencies"][extra]]
+    for line in [*project["dependencies"], *extras]:
         if line.split(">")[0].split("=")[0].split("<")[0].strip() not in ELSEWHERE:
             print(line)
 

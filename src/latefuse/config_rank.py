@@ -118,10 +118,11 @@ class Rank(Section):
     numbers, comes in as a number, words are hashed. text: how reviews come in, as `summary` or as the mean of their
     vectors (`averaged`). picture: `raw` features of the tower or its `words`. history: whether the mean of what the
     user liked before stands beside the item's own vectors.
-    shuffled: the control in which every item has another's media. dim: of the unified space. bottom, top: widths of the
-    two MLPs. bins: rows of the table into which the values of one column are hashed. sparse: whether the gradient of a
-    table is kept of the rows that a step has seen only. absence: how often a training row loses a vector that it has.
-    scheme: the stored split; the recipe's by default.
+    shuffled: the control in which every item has another's media. components: how many principal components of each
+    source of vectors are read, each of variance 1, where items are few and vectors long; None for the vectors as they
+    are. dim: of the unified space. bottom, top: widths of the two MLPs. bins: rows of the table into which the values
+    of one column are hashed. sparse: whether the gradient of a table is kept of the rows that a step has seen only.
+    absence: how often a training row loses a vector that it has. scheme: the stored split; the recipe's by default.
     """
 
     label: Label = Label()
@@ -133,6 +134,7 @@ class Rank(Section):
     history: bool = True
     shuffled: tuple[Literal["image", "text"], ...] = ()
     imbalance: Imbalance = Imbalance()
+    components: int | None = Field(None, ge=1)
     dim: int = Field(64, ge=2)
     bottom: Layers = (256, 128)
     top: Layers = (256, 128)
@@ -141,6 +143,10 @@ class Rank(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     absence: Share = 0.1
     scheme: Literal["time", "loo"] = "time"
+
+    def read_of(self, width: int) -> int:
+        """How many numbers a projection reads of a vector of this width."""
+        return width if self.components is None else min(width, self.components)
 
 
 class Inputs(Section):

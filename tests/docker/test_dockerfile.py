@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,11 @@ def test_a_failing_installation_fails_the_build(install, refused):
     status, calls = install(INDEX, refused)
     assert status != 0
     assert refused in calls[-1]
+
+
+def test_the_image_brings_what_an_endpoint_needs_and_no_compiler_of_pipelines():
+    said = [sys.executable, "docker/requirements.py", "pyproject.toml", "llm"]
+    lines = subprocess.run(said, check=True, capture_output=True, text=True).stdout.split()
+    assert any(line.startswith("openai>=") for line in lines)
+    assert not any(line.startswith("kfp") for line in lines)
+    assert " pyproject.toml llm " in installation()

@@ -9,7 +9,6 @@ from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 from latefuse.evaluation import next_item
 from latefuse.evaluation.arms_summary import label
-from latefuse.evaluation.candidates import draw_candidates
 from latefuse.evaluation.floors import by_rows
 from latefuse.evaluation.next_item import UNLISTED, among, full, listed, row_values, sampled
 from latefuse.evaluation.retrieval import Scorer
@@ -28,6 +27,15 @@ def _scorer(scores: np.ndarray) -> Scorer:
 def _asked(history: list[list[int]] | None = None) -> NextItems:
     rows = history or [RNG.choice(ITEMS - 1, 5, replace=False).tolist() for _ in range(N)]
     return NextItems(np.arange(len(rows)), Sequences.of(rows), np.full(len(rows), ITEMS - 1))
+
+
+def _candidates(asked: NextItems, count: int) -> np.ndarray:
+    """The target, at any place, and others that are not in the history."""
+    rows = []
+    for history, target in zip(map(asked.history.__getitem__, range(len(asked))), asked.target, strict=True):
+        free = np.setdiff1d(np.arange(ITEMS), [*history, target])
+        rows.append(RNG.permutation([target, *RNG.choice(free, count - 1, replace=False)]))
+    return np.stack(rows)
 
 
 def test_the_full_catalogue_is_that_of_a_sort() -> None:
@@ -64,8 +72,7 @@ def test_lists_give_what_scores_give() -> None:
 def test_ties_count_against_us() -> None:
     same = _scorer(np.zeros((N, ITEMS)))
     assert (full(same, _asked()) == ITEMS - 1 - 5).all()
-    candidates = draw_candidates(Sequences.of([[0]] * N), np.full(N, ITEMS - 1), ITEMS, 10)
-    assert (among(same, candidates, np.full(N, ITEMS - 1)) == 9).all()
+    assert (among(same, _candidates(_asked(), 10), np.full(N, ITEMS - 1)) == 9).all()
     lists, scores = np.array([[3, 1, 2, 5]]), np.array([[0.5, 0.2, 0.2, 0.1]])
     assert listed(lists, [1], scores).tolist() == [2]
     assert listed(lists, [1]).tolist() == [1]
@@ -95,13 +102,13 @@ def test_lists_that_can_not_be_are_refused() -> None:
 
 def test_a_sample_is_ranked_like_the_catalogue_without_the_rest() -> None:
     asked = _asked()
-    candidates = draw_candidates(asked.history, asked.target, ITEMS, 20, seed=1)
+    candidates = _candidates(asked, 20)
     places = among(_scorer(SCORES), candidates, asked.target)
     for row in range(N):
         mine = SCORES[row, candidates[row]]
         assert places[row] == (mine > SCORES[row, ITEMS - 1]).sum()
     assert (places <= full(_scorer(SCORES), asked)).all()
-    every = draw_candidates(asked.history, asked.target, ITEMS, ITEMS - 5)
+    every = _candidates(asked, ITEMS - 5)
     assert (among(_scorer(SCORES), every, asked.target) == full(_scorer(SCORES), asked)).all()
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from latefuse.data import splits
-from latefuse.evaluation.sequences import NextItems, Sequences, held_out
+from latefuse.data.histories import Histories, targets
+from latefuse.evaluation.sequences import NextItems, Sequences, asked, trained
 
 LISTS = [[3, 1, 2], [], [0], [5, 4, 3, 2, 1]]
 
@@ -29,37 +30,34 @@ def test_nothing_can_be_sorted_in_place() -> None:
         Sequences.of(LISTS).indices.sort()
 
 
-def test_events_come_in_the_order_of_time() -> None:
-    found = Sequences.from_events([1, 0, 1, 1], [7, 5, 8, 9], [3, 1, 2, 3], users=3)
-    assert [found[row].tolist() for row in range(3)] == [[5], [8, 7, 9], []]
+def test_parts_may_overlap() -> None:
+    found = Sequences.cut([5, 6, 7, 8], [0, 1, 2, 0], [2, 4, 2, 4])
+    assert [found[row].tolist() for row in range(4)] == [[5, 6], [6, 7, 8], [], [5, 6, 7, 8]]
 
 
-def test_what_is_asked_is_what_was_held_out() -> None:
+def test_questions_are_those_of_the_split() -> None:
     """Against a loop over users."""
     rng = np.random.default_rng(0)
-    user, item = rng.integers(0, 12, 80), rng.integers(0, 30, 80)
-    ts = rng.permutation(80)
-    codes = splits.leave_one_out(user, ts, np.full(80, -1))
-    for split in (1, 2):
-        found = held_out(user, item, ts, codes, split)
-        place = 0
+    user, item, ts = np.sort(rng.integers(0, 12, 80)), rng.integers(0, 30, 80), np.arange(80)
+    split = splits.leave_one_out(user, ts, np.full(80, -1))
+    start = np.searchsorted(user, np.arange(13))
+    found = Histories([f"u{one}" for one in range(12)], [f"i{one}" for one in range(30)], start, user, item, ts, split)
+    train = trained(found)
+    for name, code in (("valid", 1), ("test", 2)):
+        some, place = asked(found, targets(found, name)), 0
         for one in range(12):
-            mine = sorted(np.flatnonzero(user == one), key=lambda row: ts[row])
+            mine = item[user == one].tolist()
+            assert train[one].tolist() == (mine[:-2] if len(mine) >= 3 else mine)
             if len(mine) < 3:
                 continue
-            assert found.user[place] == one
-            assert found.target[place] == item[mine[split - 3]]
-            assert found.history[place].tolist() == item[mine[: split - 3]].tolist()
+            assert some.user[place] == one
+            assert some.target[place] == mine[code - 3]
+            assert some.history[place].tolist() == mine[: code - 3]
             place += 1
-        assert len(found) == place > 5
-
-
-def test_a_history_may_not_be_later_than_what_is_asked() -> None:
-    with pytest.raises(ValueError, match="event 1: its user has less held-out events that are later"):
-        held_out([0, 0], [1, 2], [5, 4], [0, 2], 2)
+        assert len(some) == place > 5
 
 
 def test_the_target_may_be_found_though_it_was_seen() -> None:
-    asked = NextItems(np.arange(2), Sequences.of([[1, 2], [2, 3]]), np.array([2, 0]))
-    assert asked.unasked().tolist() == [[0, 1, 1], [1, 2, 3]]
-    assert asked.take([1]).unasked().tolist() == [[0, 0], [2, 3]]
+    some = NextItems(np.arange(2), Sequences.of([[1, 2], [2, 3]]), np.array([2, 0]))
+    assert some.unasked().tolist() == [[0, 1, 1], [1, 2, 3]]
+    assert some.take([1]).unasked().tolist() == [[0, 0], [2, 3]]

@@ -130,6 +130,34 @@ def test_what_is_absent_has_a_vector_of_its_own_and_is_told():
     assert not torch.allclose(found, net(Shown(unknown.nan_to_num(0.0), read.hashed, read.vectors)))
 
 
+def test_components_are_of_variance_one_and_span_what_varies_most():
+    draw = torch.Generator().manual_seed(3)
+    hidden = torch.randn(200, 2, generator=draw, dtype=torch.float64) * torch.tensor([3.0, 2.0])
+    vectors = hidden @ torch.randn(2, 6, generator=draw, dtype=torch.float64)
+    vectors = vectors - vectors.mean(0)
+    found = vectors @ ranker.whitening(vectors, 4)
+    torch.testing.assert_close(found[:, :2].T @ found[:, :2] / 199, torch.eye(2, dtype=torch.float64))
+    assert (found[:, 2:] == 0).all()
+    left = torch.linalg.svd(vectors, full_matrices=False).U[:, :2]
+    torch.testing.assert_close(found[:, :2] @ found[:, :2].T / 199, left @ left.T)
+
+
+def test_a_ranker_reads_the_components_of_what_training_has():
+    net, read = made(components=2).eval(), shown()
+    assert net.project["item_words"].in_features == 2
+    known = torch.randn(40, 6, generator=torch.Generator().manual_seed(4))
+    net.learn_vectors("item words", known)
+    moved = (known.double() - known.double().mean(0)) / known.double().std(0, correction=0)
+    _, values, axes = torch.linalg.svd(moved, full_matrices=False)
+    distinct, place = read.vectors["item words"]
+    scaled = (distinct - known.mean(0)) / known.std(0, correction=0)
+    components = scaled.double() @ axes[:2].T / (values[:2] / 39**0.5)
+    signs = torch.sign((scaled @ net.basis_item_words * components).sum(0)).float()
+    expected = F.normalize(net.norm["item_words"](net.project["item_words"](components.float() * signs)), dim=-1)
+    found, _ = net._vector("item words", distinct, place)
+    torch.testing.assert_close(found, expected[place])
+
+
 def test_sparse_gradients_train_the_same_weights():
     weights = {}
     for sparse in (True, False):

@@ -23,6 +23,7 @@ from latefuse.tasks import rank
 from latefuse.tracking import Null
 from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
+from latefuse.training.schedule import schedule
 
 TRAIN = {"max_steps": 60, "batch_size": 64, "lr": 0.05}
 
@@ -136,6 +137,17 @@ def test_rows_are_columns(dataset: Dataset, folder: Path):
     assert rows.cold_user.tolist() == [stored[number]["user"] not in train for number in numbers]
 
 
+def test_a_schedule_asks_columns_what_it_asks_rows(dataset: Dataset, folder: Path):
+    rows = rank.examples(dataset, task(), "train", load(folder))
+    job = Job(name="like", seed=0, tasks={"like": task()})
+    by_columns, by_rows = schedule(job, {"like": rows}, 1), schedule(job, {"like": rows}, 1)
+    object.__setattr__(by_rows, "rows", list(rows))
+    assert by_columns.sizes == by_rows.sizes
+    assert by_columns.tokens == [TRAIN["batch_size"]] * int(TRAIN["max_steps"])
+    assert by_columns.key() == schedule(job, {"like": rows.take(range(len(rows)))}, 1).key()
+    assert by_columns.key() != schedule(job, {"like": rows.take([1, 0, *range(2, len(rows))])}, 1).key()
+
+
 def test_scores_do_not_hang_on_the_batch(dataset: Dataset, folder: Path, tmp_path: Path):
     wanted = task(train={"max_steps": 5})
     trained(dataset, folder, tmp_path, wanted)
@@ -195,3 +207,16 @@ def test_media_are_taken_away_and_swapped_at_inference(dataset: Dataset, folder:
     assert sorted(own) == sorted(others)
     assert (own != others)[own >= 0].all()
     torch.testing.assert_close(rank.predict(backbone, rows, features=features), whole)
+
+
+def test_two_processes_learn_what_one_learns(dataset: Dataset, folder: Path, tmp_path: Path):
+    """Sparse gradients of the tables go from process to process as well."""
+    wanted, found = task(train={"max_steps": 6}, absence=0.0, sparse=True), {}
+    for processes, launcher in ((1, "none"), (2, "torchrun")):
+        out = tmp_path / str(processes)
+        job = Job(name="like", seed=0, tasks={"like": wanted}, launcher=launcher, processes=processes, threads=1)
+        told = finetune.run(job, dataset.path, folder, out, Null(), tmp_path / "cache")
+        assert told["processes"] == processes
+        found[processes] = load_file(out / "adapter" / "ranker.safetensors")
+    for name, weights in found[1].items():
+        torch.testing.assert_close(found[2][name], weights, rtol=1e-4, atol=1e-5)

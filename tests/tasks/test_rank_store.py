@@ -15,7 +15,7 @@ from latefuse.config import Task
 from latefuse.data.dataset import Dataset, write_dataset
 from latefuse.data.errors import DataError
 from latefuse.models.backbone import Backbone
-from latefuse.models.text_vectors import mean_words
+from latefuse.models.text_vectors import mean_words, rarity
 from latefuse.prompts import MediaRef
 from latefuse.tasks import rank_store
 from latefuse.tasks.rank_store import Store, hashes, open_store, spans
@@ -35,7 +35,9 @@ def opened(dataset: Dataset, backbone: Backbone, wanted: Task) -> Store:
 def vector_of(row: dict[str, Any], source: str, backbone: Backbone, dataset: Dataset) -> torch.Tensor | None:
     """An item's own vector, without any batching."""
     if source == "item words":
-        return mean_words(backbone, [row["title"]])[0] if row["title"] else None
+        trained = {event["item"] for event in dataset.rows("events") if event["split_time"] == "train"}
+        known = [item["title"] for item in dataset.rows("items") if item["id"] in trained]
+        return mean_words(backbone, [row["title"]], rarity(backbone, known))[0] if row["title"] else None
     refs = [MediaRef("image", path) for path in row["images"]]
     return Features(backbone, dataset.media).pooled(refs).mean(0) if refs else None
 

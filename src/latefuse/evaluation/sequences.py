@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latefuse.data.histories import VALID, Histories, Targets
 from latefuse.evaluation.calibration import Ints
 
 
@@ -38,11 +39,12 @@ class Sequences:
         return cls(ends.astype(np.int64), np.concatenate(lists) if lists else np.zeros(0, np.int64))
 
     @classmethod
-    def from_events(cls, user: ArrayLike, item: ArrayLike, ts: ArrayLike, users: int) -> Self:
-        """A row for each of the users. user, item: (m,) codes. Events of one time keep their order."""
-        of, what = np.asarray(user, np.int64), np.asarray(item, np.int64)
-        order = np.lexsort((np.asarray(ts), of))
-        return cls(np.concatenate([[0], np.cumsum(np.bincount(of, minlength=users))]), what[order])
+    def cut(cls, values: ArrayLike, begin: ArrayLike, end: ArrayLike) -> Self:
+        """Row r is values[begin[r] : end[r]]; parts may overlap."""
+        begin = np.asarray(begin, np.int64)
+        lengths = np.asarray(end, np.int64) - begin
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(ends, np.asarray(values, np.int64)[np.arange(ends[-1]) + np.repeat(begin - ends[:-1], lengths)])
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -63,10 +65,7 @@ class Sequences:
     def take(self, rows: ArrayLike) -> Sequences:
         """Some rows, in the order asked for."""
         rows = np.asarray(rows, np.int64)
-        lengths = self.lengths[rows]
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.arange(ends[-1]) + np.repeat(self.indptr[rows] - ends[:-1], lengths)
-        return Sequences(ends, self.indices[places])
+        return Sequences.cut(self.indices, self.indptr[rows], self.indptr[rows + 1])
 
     def last(self, k: int) -> Ints:
         """(n, k) the newest first, -1 where a row is shorter."""
@@ -105,20 +104,12 @@ class NextItems:
         return torch.from_numpy(pairs[:, pairs[1] != self.target[pairs[0]]])
 
 
-def held_out(user: ArrayLike, item: ArrayLike, ts: ArrayLike, codes: ArrayLike, split: int) -> NextItems:
-    """One question for each event of a split, in the order of user and time.
+def trained(found: Histories) -> Sequences:
+    """What trains of each user, a row for each of `found.users`."""
+    return Sequences.cut(found.item, found.start[:-1], found.held_from[VALID])
 
-    user, item, ts: (m,) of all events. codes: (m,) their splits, 0 train, 1 valid, 2 test, as stored. The history is
-    what the same user has in less held-out splits. Raises ValueError where a part of it is later than the event.
-    """
-    users, items, times, held = (np.asarray(one) for one in (user, item, ts, codes))
-    n = int(users.max(initial=-1)) + 1
-    before = held < split
-    seen = Sequences.from_events(users[before], items[before], times[before], n)
-    asked = np.flatnonzero(held == split)
-    asked = asked[np.lexsort((times[asked], users[asked]))]
-    newest = np.full(n, np.iinfo(np.int64).min)
-    np.maximum.at(newest, users[before], times[before])
-    if len(late := asked[newest[users[asked]] > times[asked]]):
-        raise ValueError(f"event {late[0]}: its user has less held-out events that are later; run prepare again")
-    return NextItems(users[asked].astype(np.int64), seen.take(users[asked]), items[asked].astype(np.int64))
+
+def asked(found: Histories, some: Targets) -> NextItems:
+    """The questions that `data.histories.targets` finds."""
+    history = Sequences.cut(found.item, some.begin, some.end)
+    return NextItems(some.user.astype(np.int64), history, some.item.astype(np.int64))

@@ -41,6 +41,7 @@ __all__ = [
     "AdapterError",
     "active",
     "attach",
+    "base_size",
     "detach",
     "gradient_norms",
     "kept",
@@ -205,8 +206,9 @@ def _switch(layers: Sequence[Any], wanted: Sequence[Sequence[str]], trained: boo
 
 
 def parameter_counts(backbone: Backbone) -> tuple[int, int]:
-    """How many parameters are trained, the head's among them, and how many there are without adapter and head."""
-    return sum(p.numel() for p in backbone.trained()), _base_size(backbone.model)
+    """How many parameters are trained, and how many there are in all, those of adapter and head among both."""
+    parts = (backbone.model,) if backbone.head is None else (backbone.model, backbone.head)
+    return sum(p.numel() for p in backbone.trained()), sum(p.numel() for part in parts for p in part.parameters())
 
 
 def module_digest(model: nn.Module, without: Container[str] = ()) -> str:
@@ -258,7 +260,7 @@ def save(peft_model: PeftModel, folder: str | Path, card: AdapterCard, name: str
             "target_modules": tuple(config.target_modules or ()),
             "modules_to_save": tuple(config.modules_to_save or ()),
             "parameters": sum(tensor.numel() for tensor in state.values()),
-            "total_parameters": _base_size(peft_model),
+            "total_parameters": base_size(peft_model),
         }
     )
     write(Path(folder), state, config, card)
@@ -266,7 +268,8 @@ def save(peft_model: PeftModel, folder: str | Path, card: AdapterCard, name: str
     return card
 
 
-def _base_size(model: nn.Module) -> int:
+def base_size(model: nn.Module) -> int:
+    """How many parameters a model has without its adapters."""
     return sum(p.numel() for n, p in model.named_parameters() if base_name(n) is not None)
 
 

@@ -49,7 +49,7 @@ def save(backbone: Backbone, folder: Path, card: AdapterCard) -> AdapterCard:
     """Write all parts with their card, numbers of parameters filled in; read again and checked. Raises AdapterError."""
     assert backbone.head is not None
     folder.mkdir(parents=True, exist_ok=True)
-    total = adapters.parameter_counts(backbone)[1]
+    total = adapters.base_size(backbone.model)
     own = heads.save_head(backbone.head, folder) + save_whole(backbone, folder)
     if backbone.peft is not None:
         card = adapters.save(backbone.peft, folder, card)

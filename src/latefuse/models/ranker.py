@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from latefuse.config_rank import Imbalance, Inputs, Rank
@@ -45,8 +46,8 @@ class Ranker(nn.Module):
     """Everything of a ranker; all of it learns.
 
     tables: an embedding bag for each hashed column. project, norm, absent: of each source of vectors, and what stands
-    for one that a row lacks. mean, std: of the numbers, over training rows. centre, spread: of each source, over what
-    training has of it. seen: of each column the table rows that
+    for one that a row lacks. mean, std: of the numbers, over training rows. centre, spread, basis: of each source, over
+    what training has of it; the basis where `components` asks for one. seen: of each column the table rows that
     training has seen. positive: share of likes among training rows. shift: what is added to the logits outside of
     training, where training has seen other shares of likes than there are.
     """
@@ -58,7 +59,9 @@ class Ranker(nn.Module):
         self.tables = nn.ModuleDict(
             {name: nn.EmbeddingBag(settings.bins, width, mode="mean", sparse=settings.sparse) for name in inputs.hashed}
         )
-        self.project = nn.ModuleDict({_key(name): nn.Linear(size, width) for name, size in inputs.vectors.items()})
+        self.project = nn.ModuleDict(
+            {_key(name): nn.Linear(settings.read_of(size), width) for name, size in inputs.vectors.items()}
+        )
         self.norm = nn.ModuleDict({_key(name): nn.LayerNorm(width) for name in inputs.vectors})
         self.absent = nn.ParameterDict({_key(name): nn.Parameter(torch.randn(width)) for name in inputs.vectors})
         indicators = len(inputs.numbers) + len(inputs.vectors)
@@ -78,6 +81,8 @@ class Ranker(nn.Module):
         for name, size in inputs.vectors.items():
             self.register_buffer(f"centre_{_key(name)}", torch.zeros(size))
             self.register_buffer(f"spread_{_key(name)}", torch.ones(size))
+            if settings.components is not None:
+                self.register_buffer(f"basis_{_key(name)}", torch.zeros(size, settings.read_of(size)))
         for name in inputs.hashed:
             self.register_buffer(f"seen_{name}", torch.zeros(settings.bins, dtype=torch.bool))
 
@@ -109,6 +114,8 @@ class Ranker(nn.Module):
         rows = self.absent[key].expand(len(place), -1)
         if len(distinct):
             scaled = (distinct - getattr(self, f"centre_{key}")) / getattr(self, f"spread_{key}")
+            if self.settings.components is not None:
+                scaled = scaled @ getattr(self, f"basis_{key}")
             made = F.normalize(self.norm[key](self.project[key](scaled)), dim=-1)
             rows = torch.where(absent[:, None], F.normalize(rows, dim=-1), made[place.clamp(min=0)])
         return F.normalize(rows, dim=-1), absent
@@ -129,16 +136,33 @@ class Ranker(nn.Module):
 
     @torch.no_grad()
     def learn_vectors(self, name: str, vectors: Tensor) -> None:
-        """How a source of vectors (m, width) is scaled, one dimension at a time."""
+        """How a source of vectors (m, width) is scaled, one dimension at a time, and its principal components."""
         if len(vectors):
             spread, centre = torch.std_mean(vectors.double(), dim=0, correction=0)
+            spread = torch.where(spread > FLAT, spread, torch.ones_like(spread))
             getattr(self, f"centre_{_key(name)}").copy_(centre)
-            getattr(self, f"spread_{_key(name)}").copy_(torch.where(spread > FLAT, spread, torch.ones_like(spread)))
+            getattr(self, f"spread_{_key(name)}").copy_(spread)
+            if self.settings.components is not None:
+                basis = getattr(self, f"basis_{_key(name)}")
+                basis.copy_(whitening((vectors.double() - centre) / spread, basis.shape[1]))
 
     @torch.no_grad()
     def learn_values(self, name: str, values: Tensor) -> None:
         """Which rows of a table training sees. values: any shape."""
         getattr(self, f"seen_{name}")[values.flatten()] = True
+
+
+def whitening(vectors: Tensor, components: int) -> Tensor:
+    """(width, components) float64 that takes centred vectors (m, width) to their principal components, of variance 1.
+
+    Directions in which the vectors do not vary are zero columns.
+    """
+    found = PCA(min(components, *vectors.shape), svd_solver="covariance_eigh").fit(vectors.cpu().numpy())
+    there = found.explained_variance_ > FLAT
+    out = torch.zeros(vectors.shape[1], components, dtype=torch.float64)
+    axes = found.components_[there] / found.explained_variance_[there, None] ** 0.5
+    out[:, : len(axes)] = torch.from_numpy(axes.T)
+    return out
 
 
 def mlp(sizes: list[int], dropout: float) -> nn.Sequential:

@@ -4,6 +4,7 @@ ids and numbers, ranked by a DLRM.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from latefuse.tasks.rank_store import HISTORY, Store, open_store
 from latefuse.training.batching import shuffled_steps
 from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
+from latefuse.training.schedule import Columnar
 
 Array = NDArray[Any]
 DRAWN_BY = 1_906_00091
@@ -75,7 +77,7 @@ class RankRow:
 
 
 @dataclass(frozen=True)
-class Rows(Sequence[RankRow]):
+class Rows(Columnar):
     """Rows as columns. places: (n,) rows of the store's columns, in stored order."""
 
     store: Store
@@ -108,6 +110,18 @@ class Rows(Sequence[RankRow]):
     def names(self) -> list[str]:
         """The ids of all rows."""
         return [f"{self.store.columns.table}-{number}" for number in self.store.columns.number[self.places]]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n, 2) ones: a row counts as one token, and its label is what is learned."""
+        return np.ones((len(self), 2), np.int64)
+
+    @property
+    def identities(self) -> str:
+        """A digest of which rows these are."""
+        columns = self.store.columns
+        numbers = np.ascontiguousarray(columns.number[self.places], np.int64)
+        return hashlib.sha256(columns.table.encode() + numbers.tobytes()).hexdigest()
 
     @property
     def labels(self) -> Array:
@@ -243,19 +257,19 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     return Selection(Rows(store, places), left_out, int((past > HISTORY).sum()) if store.settings.history else 0)
 
 
-OF_THE_NETWORK = {"imbalance", "dim", "bottom", "top", "sparse", "dropout", "absence"}
+OF_THE_NETWORK = {"imbalance", "components", "dim", "bottom", "top", "sparse", "dropout", "absence"}
 """Settings that say nothing of what is read."""
-_STORES: dict[tuple[str, str, str], Store] = {}
+_STORES: dict[str, Store] = {}
 
 
 def _opened(dataset: Dataset, task: Task, backbone: Backbone) -> Store:
     """The store of a dataset for a task: the newest one is kept, since train and valid rows share it."""
-    read = rank_of(task).model_dump_json(exclude=OF_THE_NETWORK)
-    key = dataset.fingerprint, f"{task.table}{task.where}{task.modality}{read}", backbone.digest
-    if key not in _STORES:
+    key = f"{task.table}{task.where}{task.modality}{rank_of(task).model_dump_json(exclude=OF_THE_NETWORK)}"
+    newest = _STORES.get(key)
+    if newest is None or newest.dataset is not dataset or newest.backbone is not backbone:
         _STORES.clear()
-        _STORES[key] = open_store(dataset, task, backbone)
-    return _STORES[key]
+        newest = _STORES[key] = open_store(dataset, task, backbone)
+    return newest
 
 
 def matrix(known: Rows, features: Features) -> Matrix:

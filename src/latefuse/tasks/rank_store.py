@@ -23,7 +23,7 @@ from latefuse.data.errors import DataError
 from latefuse.data.readings.request import Of
 from latefuse.models.backbone import Backbone
 from latefuse.models.ranker import Shown
-from latefuse.models.text_vectors import text_vector_width, text_vectors
+from latefuse.models.text_vectors import rarity, text_vector_width, text_vectors
 from latefuse.prompts import MediaRef
 from latefuse.sections import nearest
 from latefuse.tasks.rank_columns import BEFORE, Columns, columns
@@ -158,9 +158,9 @@ class Store:
 
     def warm(self, features: Features, progress: bool) -> int:
         """Make the vectors that the arm reads, each once; returns how many media were encoded anew."""
-        encode = Encoder(self.backbone, features, progress)
         if self.inputs.vectors.keys() <= {*self.vectors, *self.reviews, *PAST.values()}:
             return 0
+        encode = Encoder(self.backbone, features, progress, self._known_words())
         given = {modality: np.arange(len(self.items)) for modality in self.task.modality}
         for modality in self.task.modality:
             if modality == "text":
@@ -178,6 +178,10 @@ class Store:
             places = places_of(self.dataset, of, self.columns, given["text"])
             self.reviews[REVIEWS[of]] = Frozen(of_reviews(self.dataset, of, self.settings, encode), places)
         return encode.encoded
+
+    def _known_words(self) -> list[str]:
+        """What is written of the items that training has a row of."""
+        return [_words(self.items[number]) for number in np.flatnonzero(self.columns.trained("item"))]
 
     def _texts(self, texts: Sequence[str], encode: Encoder) -> Frozen:
         there = [number for number, text in enumerate(texts) if text]
@@ -261,16 +265,20 @@ def donors_among(there: Array, seed: list[int]) -> Array:
 
 
 class Encoder:
-    """Texts to vectors (n, dt), some at a time; `encoded` counts those that a store of features had not."""
+    """Texts to vectors (n, dt), some at a time; `encoded` counts those that a store of features had not.
 
-    def __init__(self, backbone: Backbone, features: Features, progress: bool) -> None:
+    known: texts that tell how rare each word is, where vectors are means of words.
+    """
+
+    def __init__(self, backbone: Backbone, features: Features, progress: bool, known: Sequence[str]) -> None:
         self.backbone, self.features, self.progress, self.encoded = backbone, features, progress, 0
+        self.weights = rarity(backbone, known)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         if self.backbone.family.kind == "light":
             self.encoded += self.features.warm_text(filter(None, texts), progress=self.progress)
         parts = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
-        made = [text_vectors(self.backbone, part, self.features) for part in parts]
+        made = [text_vectors(self.backbone, part, self.features, self.weights) for part in parts]
         return _joined(made, text_vector_width(self.backbone))
 
 

@@ -30,7 +30,7 @@ from latefuse.training.distributed import (
     prepare_process,
 )
 from latefuse.training.features import Features
-from latefuse.training.schedule import Row, Schedule, epochs, losses, schedule, taken
+from latefuse.training.schedule import Columnar, Row, Schedule, epochs, losses, schedule, taken
 from latefuse.training.watch import Progress, SparseAside, WatchGradients
 
 OPTIMISERS = {"rank": "adagrad"}
@@ -188,7 +188,7 @@ def train(
         "steps": len(todo.steps),
         "resumed_from": int(resumed.name.rpartition("-")[2]) if resumed else 0,
         "train_tokens": sum(todo.tokens),
-        "answer_tokens": sum(todo.rows[row].learned for step in todo.steps for row in step.rows),
+        "answer_tokens": sum(learned for _, learned in todo.sizes),
         "samples": sum(len(step.rows) for step in todo.steps),
         "epochs": epochs(todo),
         "media_encoded": encoded,
@@ -209,7 +209,7 @@ def final_loss(backbone: Backbone, kind: str, valid: Mapping[str, Sequence[Row]]
     for name, rows in valid.items():
         if len(rows):
             sums[name] = float(get(kind).nll(backbone, rows, features=features).sum())
-            counts[name] = sum(row.learned for row in rows)
+            counts[name] = int(rows.sizes[:, 1].sum()) if isinstance(rows, Columnar) else sum(r.learned for r in rows)
     if not counts:
         return {"valid_loss": None, "valid_losses": {}}
     return {

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from latefuse.config import Job, Task, Train
 from latefuse.prompts import MediaRef
@@ -35,6 +40,26 @@ class Row(Protocol):
     def identity(self) -> list[Any]: ...
 
 
+class Columnar(Sequence[Row], ABC):
+    """Rows that are kept as columns, which say of all of them what a list of rows is asked one by one.
+
+    names: the ids of rows. sizes: (n, 2) tokens and what is learned of each row. identities: a digest of every row's
+    identity. take: some of the rows, in the order asked for.
+    """
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]: ...
+    @property
+    @abstractmethod
+    def sizes(self) -> NDArray[np.int64]: ...
+    @property
+    @abstractmethod
+    def identities(self) -> str: ...
+    @abstractmethod
+    def take(self, numbers: Sequence[int]) -> Columnar: ...
+
+
 @dataclass(frozen=True)
 class Step:
     """One optimiser step: its task and its rows, numbers into `Schedule.rows`."""
@@ -51,10 +76,18 @@ class Schedule:
     steps: list[Step]
     train: Train
 
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Tokens of every step, padding not counted, and how much of it is learned."""
+        rows = self.rows
+        each = rows.sizes if isinstance(rows, Columnar) else np.array([(row.tokens, row.learned) for row in rows])
+        sums = (each[list(step.rows)].sum(0) for step in self.steps)
+        return [(int(tokens), int(learned)) for tokens, learned in sums]
+
     @property
     def tokens(self) -> list[int]:
         """Tokens of every step, padding not counted."""
-        return [sum(self.rows[row].tokens for row in step.rows) for step in self.steps]
+        return [tokens for tokens, _ in self.sizes]
 
     @property
     def groups(self) -> set[str]:
@@ -69,11 +102,10 @@ class Schedule:
 
     def key(self, *bound_to: str) -> str:
         """A digest of everything that the weights at the end depend on, with what else the caller names."""
-        steps = [[step.task, [self.rows[row].row for row in step.rows]] for step in self.steps]
-        ids = hashlib.sha256()
-        for row in self.rows:
-            ids.update(json.dumps(row.identity).encode())
-        whole = json.dumps([steps, ids.hexdigest(), self.train.model_dump(mode="json"), *bound_to], sort_keys=True)
+        rows = self.rows
+        names = rows.names if isinstance(rows, Columnar) else [row.row for row in rows]
+        steps = [[step.task, [names[row] for row in step.rows]] for step in self.steps]
+        whole = json.dumps([steps, identities(rows), self.train.model_dump(mode="json"), *bound_to], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
@@ -98,10 +130,19 @@ def schedule(job: Job, examples: Mapping[str, Sequence[Row]], world: int) -> Sch
     return Schedule(rows, [Step(name, tuple(step)) for name, step in interleave(plans, job.seed)], train)
 
 
+def identities(rows: Sequence[Row]) -> str:
+    """A digest of the identities of all rows, in their order."""
+    if isinstance(rows, Columnar):
+        return rows.identities
+    made = hashlib.sha256()
+    for row in rows:
+        made.update(json.dumps(row.identity).encode())
+    return made.hexdigest()
+
+
 def taken(rows: Sequence[Row], numbers: Sequence[int]) -> Sequence[Row]:
-    """Some of the rows, in that order; rows that are columns (`tasks.rank.Rows`) stay columns."""
-    take = getattr(rows, "take", None)
-    return take(numbers) if take is not None else [rows[number] for number in numbers]
+    """Some of the rows, in that order; rows that are columns stay columns."""
+    return rows.take(numbers) if isinstance(rows, Columnar) else [rows[number] for number in numbers]
 
 
 def check_batches(job: Job, world: int) -> Train:

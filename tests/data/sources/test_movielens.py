@@ -133,3 +133,7 @@ def test_tags_become_reviews_where_they_are_asked_for(films: Path, collect: Call
     (films / "tags.csv").write_text("userId,movieId,timestamp\n")
     with pytest.raises(DataError, match=r"tags\.csv.*tag"):
         collect("movielens", tags="tags.csv")
+
+
+def test_without_topics_there_are_no_conversations(films: Path, collect: Callable[..., Any]) -> None:
+    assert sorted(collect("movielens", films, topics=[])) == ["errors", "events", "items"]

@@ -16,6 +16,7 @@ import polars
 
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
+from latefuse.data.sources.cores import core
 from latefuse.data.sources.files import Row, below, folder, read, require, sample
 from latefuse.data.sources.rows import broken, item, question, words
 from latefuse.prompts.render import escape
@@ -39,8 +40,8 @@ class MovieLensOptions(Section):
     first (empty: the longest text). tags: the file whose tags become reviews of a few words, "" for none. needs: films
     without these are left out. core: users and films with fewer ratings are left out, again and again until none is
     left (k-core). limit: that many films at most (a uniform choice, the same in every run). min_rating: lower ratings
-    are left out. topics: the genres asked of the `poster` (image), of the `plot` (text). max_plot_words shortens the
-    plot of a question; the item keeps it whole.
+    are left out. topics: the genres asked of the `poster` (image), of the `plot` (text); without any there are
+    no conversations. max_plot_words shortens the plot of a question; the item keeps it whole.
     """
 
     posters: str = "posters"
@@ -81,9 +82,10 @@ class MovieLens:
             raise DataError(f"data.options.sources: {options.plots} has no source {', '.join(unknown)}")
 
     def tables(self) -> Tables:
-        """items, events and conversations, and reviews where tags are asked for."""
-        tables = {"items": self._items, "events": self._events, "conversations": self._conversations}
-        return {**tables, "reviews": self._reviews} if self.options.tags else tables
+        """items and events, conversations where topics and reviews where tags are asked for."""
+        made = {"items": self._items, "events": self._events}
+        made |= {"conversations": self._conversations} if self.options.topics else {}
+        return {**made, "reviews": self._reviews} if self.options.tags else made
 
     def _items(self) -> Iterator[Row]:
         if self.options.plots:
@@ -201,7 +203,9 @@ class MovieLens:
         ]
         users: frozenset[str] | None = None
         if self.options.core > 1:
-            pairs = _core(self._pairs().filter(polars.col("movieId").is_in(films)), self.options.core)
+            pairs = core(
+                self._pairs().filter(polars.col("movieId").is_in(films)), self.options.core, "userId", "movieId"
+            )
             alive = set(pairs["movieId"].unique())
             films, users = [film for film in films if film in alive], frozenset(pairs["userId"].unique())
         if self.options.limit is not None:
@@ -220,13 +224,3 @@ class MovieLens:
             return scan.filter(rating >= self.options.min_rating).select("userId", "movieId").collect()
         except polars.exceptions.PolarsError as error:
             raise DataError(f"{path}: {error}") from None
-
-
-def _core(pairs: polars.DataFrame, least: int) -> polars.DataFrame:
-    """The k-core: every user and every film left has at least `least` rows."""
-    while True:
-        enough = (polars.len().over("userId") >= least) & (polars.len().over("movieId") >= least)
-        smaller = pairs.filter(enough)
-        if smaller.height == pairs.height:
-            return pairs
-        pairs = smaller
