@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from latefuse.config_fusion import Fusion
 from latefuse.config_judge import Judge, Verdicts
-from latefuse.config_personal import Personalise
+from latefuse.config_personal import Personalise, Recommending
 from latefuse.config_profile import Profile
 from latefuse.config_rank import Rank, Ranking, Readings
 from latefuse.config_vectors import Embed, Mining, Retrieval
@@ -223,6 +223,7 @@ class Evaluation(Section):
     retrieval: Retrieval = Retrieval()
     verdicts: Verdicts = Verdicts()
     ranking: Ranking = Ranking()
+    recommending: Recommending = Recommending()
 
 
 class Recipe(Section):

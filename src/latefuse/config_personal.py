@@ -42,6 +42,8 @@ class Personalise(Section):
     categories: Table = "frozen"
     by_length: bool = False
     ids: Literal["permuted", "semantic"] = "permuted"
+    ids_seed: int | None = None
+    rows_seed: int = 0
     families: tuple[Family, ...] = Field(PROMPT_FAMILIES, min_length=1)
     per_user: int = Field(5, ge=1)
     max_tokens: int = Field(1024, ge=8)
@@ -62,3 +64,15 @@ class Personalise(Section):
         if self.shuffled and not self.k:
             raise ValueError("shuffled: there are no pictures to shuffle with k=0")
         return self
+
+
+class Recommending(Section):
+    """How personalised prompts are measured; test rows, and everything is chosen on validation rows.
+
+    max_rows: questions of each template, evenly spread; None for all. explanations: rows that are explained, of each
+    template. controls: models without a prompt that learn from the same histories.
+    """
+
+    max_rows: int | None = Field(None, ge=1)
+    explanations: int | None = Field(400, ge=1)
+    controls: tuple[Literal["SASRec", "BPR", "VBPR"], ...] = ("SASRec", "BPR", "VBPR")

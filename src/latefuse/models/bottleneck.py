@@ -55,7 +55,8 @@ class Bottleneck(nn.Module):
 class Bottlenecks(nn.Module):
     """All bottlenecks of a model, by the number of the module that each stands behind.
 
-    spots: full names of these modules. kind: (B,) which bottleneck the rows of the next forward pass go through. It
+    spots: full names of these modules. kind: (B,) which bottleneck the rows of the next forward pass go through, or
+    (1,) that of all. It
     stays until the next one, since gradient checkpointing runs a pass again. on: whether they act.
     """
 
@@ -103,6 +104,8 @@ class Bottlenecks(nn.Module):
         """The kind of each row that goes through. Raises ValueError where it is not told."""
         if self.kinds == 1:
             return None
+        if self.kind is not None and len(self.kind) == 1:
+            return self.kind.expand(rows)
         if self.kind is None or len(self.kind) != rows:
             told = "none is" if self.kind is None else f"{len(self.kind)} are"
             raise ValueError(f"every family has bottlenecks of its own: {rows} rows, but the family of {told} told")

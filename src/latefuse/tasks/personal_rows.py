@@ -71,6 +71,11 @@ class Rows:
         known = names()
         return [known[one] for one in self.template]
 
+    def take(self, numbers: Array) -> Rows:
+        """Some of the rows, in the order asked for; the lists stay whole."""
+        columns = {name: getattr(self, name)[numbers] for name in Rows.__dataclass_fields__ if name != "lists"}
+        return Rows(**columns, lists=self.lists)
+
 
 @dataclass(frozen=True)
 class PersonalRows:
