@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -190,6 +191,21 @@ def test_attention_is_put_back_even_after_an_error(model: Any, read: tuple[Tenso
     with pytest.raises(ValueError, match="3 items out of 2 beams"):
         item_beams(model, *read, allowed(trie, ROWS), 3, 2)
     assert model.config._attn_implementation == model.decoder.config._attn_implementation == before
+
+
+def test_a_model_with_an_attention_of_its_own_is_refused(
+    model: Any, read: tuple[Tensor, Tensor], trie: ItemTrie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "set_attn_implementation", lambda _: None)
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration has an attention of its own"):
+        item_beams(model, *read, allowed(trie, ROWS), 1, 1)
+
+
+def test_half_precision_names_what_may_be_named(model: Any, read: tuple[Tensor, Tensor], trie: ItemTrie) -> None:
+    half = copy.deepcopy(model).bfloat16()
+    found = item_beams(half, read[0].bfloat16(), read[1], allowed(trie, ROWS, only=ONLY), 3, 6)
+    assert found.scores.dtype == torch.float32
+    assert all(set(items) - {-1} <= set(own) for items, own in zip(found.items.tolist(), ONLY, strict=True))
 
 
 def test_what_may_be_named_belongs_to_the_prompts(model: Any, read: tuple[Tensor, Tensor], trie: ItemTrie) -> None:

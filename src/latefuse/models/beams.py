@@ -134,7 +134,7 @@ def item_beams(model: Any, states: Tensor, mask: Tensor, may: Allowed, n: int, b
 def causal_beams(walk: Walk, may: Allowed, n: int, beams: int) -> Found:
     """The n best items of each row under a causal language model, out of those that it may name. See `item_beams`.
 
-    walk: at the prompts of the B rows; it is used up.
+    walk: at the prompts of the B rows; it is used up. may: on the CPU, where a walk gives its answers.
     """
     return search(PromptWalk(walk), may, n, beams)
 
@@ -170,10 +170,17 @@ def free_beams(
 
 @contextmanager
 def shared_states(model: Any) -> Iterator[None]:
-    """While it lasts, several beams of a row may attend to one copy of the row's keys and values."""
+    """While it lasts, several beams of a row may attend to one copy of the row's keys and values.
+
+    Raises ValueError for a model whose attention the library cannot switch.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation(SHARED)
     try:
+        if model.config._attn_implementation != SHARED:
+            raise ValueError(
+                f"{type(model).__name__} has an attention of its own: use one that follows AttentionInterface"
+            )
         yield
     finally:
         model.set_attn_implementation(before)
