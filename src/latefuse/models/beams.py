@@ -25,6 +25,7 @@ from latefuse.models.item_trie import Allowed, ItemTrie
 from latefuse.models.name_search import Walk
 
 SHARED = "latefuse_shared"
+CELLS = 2**20
 LEAST = -1e9  # nats; for a token that the model holds for impossible
 
 
@@ -123,7 +124,8 @@ def item_beams(model: Any, states: Tensor, mask: Tensor, may: Allowed, n: int, b
     """The n best items of each row under an encoder-decoder, out of those that it may name.
 
     states: (B, L, d) of the encoder, each row once. mask: (B, L), nothing for padding. may: of the same B rows, on the
-    device of the model. beams: at least n. Raises ValueError for fewer, and for scores that are no numbers.
+    device of the model. beams: at least n. Raises ValueError for fewer, for other rows, and for scores that are no
+    numbers.
     """
     with shared_states(model):
         return search(EncoderDecoder(model, states, mask), may, n, beams)
@@ -132,7 +134,7 @@ def item_beams(model: Any, states: Tensor, mask: Tensor, may: Allowed, n: int, b
 def causal_beams(walk: Walk, may: Allowed, n: int, beams: int) -> Found:
     """The n best items of each row under a causal language model, out of those that it may name. See `item_beams`.
 
-    walk: at the prompts of the B rows; it is used up.
+    walk: at the prompts of the B rows; it is used up. may: on the CPU, where a walk gives its answers.
     """
     return search(PromptWalk(walk), may, n, beams)
 
@@ -168,10 +170,17 @@ def free_beams(
 
 @contextmanager
 def shared_states(model: Any) -> Iterator[None]:
-    """While it lasts, several beams of a row may attend to one copy of the row's keys and values."""
+    """While it lasts, several beams of a row may attend to one copy of the row's keys and values.
+
+    Raises ValueError for a model whose attention the library cannot switch.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation(SHARED)
     try:
+        if model.config._attn_implementation != SHARED:
+            raise ValueError(
+                f"{type(model).__name__} has an attention of its own: use one that follows AttentionInterface"
+            )
         yield
     finally:
         model.set_attn_implementation(before)
@@ -217,6 +226,8 @@ def search(reader: Reader, may: Allowed, n: int, beams: int) -> Found:
         raise ValueError(f"{n} items out of {beams} beams: ask for 1 item or more, and for at least as many beams")
     logits = reader.start()
     rows = len(logits)
+    if rows != may.rows:
+        raise ValueError(f"{rows} prompts, and what {may.rows} rows may name: give one prompt a row")
     node, score = may.trie.first.new_zeros(rows, 1), torch.zeros(rows, 1, device=logits.device)
     found = Found(node.new_full((rows, n), -1), score.new_full((rows, n), -torch.inf))
     while True:
@@ -241,8 +252,10 @@ def _grown(node: Tensor, score: Tensor, logits: Tensor, may: Allowed) -> _Grown:
     beam = alive[edges.parent]
     kept = may.live(beam // width, edges.child) > 0
     beam, token, child = beam[kept], edges.token[kept], edges.child[kept]
-    flat = logits.float().flatten(0, 1)
-    gained = flat[beam, token] - flat.logsumexp(dim=-1)[beam]
+    flat = logits.flatten(0, 1)
+    # Piece by piece: what logsumexp makes on its way is as large as all logits.
+    whole = torch.cat([part.float().logsumexp(dim=-1) for part in flat.split(max(1, CELLS // flat.shape[1]))])
+    gained = flat[beam, token].float() - whole[beam]
     if bool(gained.isnan().any()):
         raise ValueError("a beam's score is not a number; check the adapter's weights for NaN")
     row = beam // width

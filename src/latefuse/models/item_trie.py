@@ -178,13 +178,14 @@ def _shared(rows: Array, lengths: Array, order: Array) -> Array:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Which items each of B rows may name.
+    """Which items each of some rows may name.
 
     keys: the listed items of all rows, as row * n + rank, rising; None where every row may name all. listed: whether
     the list is what a row may name, or what it may not.
     """
 
     trie: ItemTrie
+    rows: int
     keys: Tensor | None
     listed: bool
 
@@ -213,11 +214,11 @@ def allowed(trie: ItemTrie, rows: int, never: Codes | None = None, only: Codes |
     """
     forbidden = None if never is None else _listed(trie, rows, never, "never")
     if only is None:
-        return Allowed(trie, forbidden, False)
+        return Allowed(trie, rows, forbidden, False)
     named = _listed(trie, rows, only, "only")
     if forbidden is not None:
         named = named[~torch.isin(named, forbidden, assume_unique=True)]
-    return Allowed(trie, named, True)
+    return Allowed(trie, rows, named, True)
 
 
 def _listed(trie: ItemTrie, rows: int, lists: Codes, which: str) -> Tensor:
