@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from latefuse.data import splits
-from latefuse.data.dataset import Dataset, write_dataset
+from latefuse.data.dataset import Dataset, store_medium, write_dataset
 
 
 def events(lengths: list[int], items: int, seed: int = 0, again: bool = False) -> list[dict[str, Any]]:
@@ -26,8 +27,11 @@ def events(lengths: list[int], items: int, seed: int = 0, again: bool = False) -
     return [{**row, "split_loo": splits.NAMES[code]} for row, code in zip(rows, codes, strict=True)]
 
 
-def shop(out: Path, lengths: list[int], items: int = 60, seed: int = 0, again: bool = False) -> Dataset:
-    """A dataset of these events; every other event has a review, every third of them no headline."""
+def shop(
+    out: Path, lengths: list[int], items: int = 60, seed: int = 0, again: bool = False, pictures: bool = False
+) -> Dataset:
+    """A dataset of these events; every other event has a review, every third of them no headline. pictures: whether
+    items have one, each of its own colour, but for every seventh."""
     rows = events(lengths, items, seed, again)
     reviews = [
         {
@@ -37,9 +41,25 @@ def shop(out: Path, lengths: list[int], items: int = 60, seed: int = 0, again: b
         for number, row in enumerate(rows[::2])
     ]  # fmt: skip
     tables = {
-        "items": [{"id": f"i{number}", "number": number, "title": f"thing {number}"} for number in range(items)],
+        "items": [
+            {
+                "id": f"i{number}",
+                "number": number,
+                "title": f"thing {number}",
+                "images": _pictures(out, number, pictures),
+            }
+            for number in range(items)
+        ],
         "users": [{"id": "u0", "name": "ana"}, {"id": "u1", "name": ""}],
         "events": rows,
         "reviews": reviews,
     }
     return write_dataset(out, tables)
+
+
+def _pictures(out: Path, number: int, wanted: bool) -> list[str]:
+    if not wanted or number % 7 == 0:
+        return []
+    raw = out.parent / f"{out.name}-{number}.png"
+    Image.new("RGB", (32, 32), (number * 4 % 256, 255 - number * 3 % 256, 80)).save(raw)
+    return [store_medium(out, raw)]

@@ -37,7 +37,6 @@ CONTROLS = {
     bpr.NAME: bpr.MEANING,
     "VBPR": "factors of users and items with pictures, pairwise loss; epoch by validation",
 }
-SAMPLE = "/sampled-{}"
 
 
 @dataclass
@@ -79,9 +78,8 @@ class Sources(ArmSources):
     @property
     def floors(self) -> dict[str, str]:
         """The floors that can be measured here, with words for each."""
-        wanted = {name: CONTROLS[name] for name in self.evaluation.recommending.controls}
-        if bpr.missing():
-            wanted.pop(bpr.NAME, None)
+        here = (name for name in self.evaluation.recommending.controls if name != bpr.NAME or not bpr.missing())
+        wanted = {name: CONTROLS[name] for name in here}
         return sequence_floors.MEANINGS | wanted | (WRITTEN if len(self.templates) > 4 else {})
 
     @property

@@ -221,8 +221,9 @@ def warm(rows: Rows, backbone: Backbone, features: Features, progress: bool) -> 
     encoded."""
     encoded = rows.desk.warm(features, progress)
     network = personal.network_of(backbone)
-    if network.training and network.settings.k:
-        network.learn_vectors(rows.desk.known_vectors())
+    known = rows.desk.known_vectors()
+    if network.training and network.settings.k and len(known):
+        network.learn_vectors(known)
     return encoded
 
 
