@@ -35,7 +35,7 @@ from latefuse.steps.evaluation_parts import bootstrap_of, finish, opened, repeat
 from latefuse.tracking import Tracker
 
 FILES = ("report.html", "table.txt", "metrics.json", "predictions.parquet", "candidates.parquet")
-TITLES = {"sequential": "What comes next", "direct": "Which of a hundred", "explanation": "Why"}
+TITLES = {"sequential": "What comes next", "direct": "Which of the candidates", "explanation": "Why"}
 Measured = dict[Unit, Found]
 
 
