@@ -10,6 +10,7 @@ PROFILE ?= local
 SET ?=
 WAIT ?=
 KFP_HOST ?=
+PRICES ?= configs/prices.yaml
 PORT ?= 5000
 IMAGE ?= localhost/latefuse-cpu:0.1.0
 PY_IMAGE ?= docker.io/library/python:3.11-slim
@@ -21,7 +22,7 @@ SETS := $(foreach item,$(SET),--set '$(item)')
 # A profile given by hand goes everywhere; else running is local and compiling is for a cluster.
 CLUSTER_PROFILE := $(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),cpu-cluster)
 
-.PHONY: help setup test lint local-run mlflow-ui pipeline-compile pipeline-submit images bench clean
+.PHONY: help setup test lint local-run mlflow-ui plan pipeline-compile pipeline-submit images bench clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +52,9 @@ mlflow-ui: $(STAMP) ## open the runs in the browser: PORT=5000
 	  *) exec $(BIN)/mlflow ui --port '$(PORT)' \
 	       --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${LATEFUSE_HOME:-$(CURDIR)/.latefuse}/mlflow.db}" ;; \
 	esac
+
+plan: $(STAMP) ## what a run would take: memory, hours, money, what is missing: RECIPE=... PROFILE=gpu PRICES=configs/prices.yaml
+	@exec $(BIN)/latefuse plan '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --prices '$(PRICES)' --host '$(KFP_HOST)' $(SETS)
 
 pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=... PROFILE=cpu-cluster
 	@exec $(BIN)/latefuse compile '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(SETS)
