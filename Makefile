@@ -11,6 +11,7 @@ SET ?=
 WAIT ?=
 KFP_HOST ?=
 PRICES ?= configs/prices.yaml
+PUSH ?=
 PORT ?= 5000
 IMAGE ?= localhost/latefuse-cpu:0.1.0
 PY_IMAGE ?= docker.io/library/python:3.11-slim
@@ -62,9 +63,10 @@ pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=
 pipeline-submit: $(STAMP) ## upload and start it: KFP_HOST=http://... RECIPE=... PROFILE=cpu-cluster WAIT=1
 	@exec $(BIN)/latefuse submit '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --host '$(KFP_HOST)' $(SETS) $(if $(filter 1 yes true,$(WAIT)),--wait)
 
-images: ## build the image of the steps: IMAGE=registry/latefuse-cpu:tag PY_IMAGE=python@sha256:...
+images: ## build the image of the steps: IMAGE=registry/latefuse-cpu:tag PY_IMAGE=python@sha256:... PUSH=1 notes its digest
 	@test -n '$(BUILDER)' || { echo 'make images needs docker, podman or buildah'; exit 1; }
 	@$(BUILDER) $(if $(filter %buildah,$(BUILDER)),bud,build) --file docker/Dockerfile.cpu --build-arg PY_IMAGE='$(PY_IMAGE)' --tag '$(IMAGE)' .
+	@$(if $(filter 1 yes true,$(PUSH)),PYTHON='$(PYTHON)' scripts/image_digest.sh '$(BUILDER)' '$(IMAGE)' build/images.json,true)
 
 bench: $(STAMP) ## run the benchmarks, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

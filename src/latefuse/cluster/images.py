@@ -1,6 +1,6 @@
 """Images by digest: a tag can be moved, and Kubeflow's cache would then keep results of code that is gone.
 
-`make images` writes which digest each image has to build/images.json; a profile names the image by its tag.
+`make images PUSH=1` notes which digest each image has in build/images.json; a profile names the image by its tag.
 """
 
 from __future__ import annotations

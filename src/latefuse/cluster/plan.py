@@ -199,7 +199,7 @@ def _look_over(plan: Plan, allow_tags: bool) -> None:
         parts = [profile.default, profile.driver, *profile.steps.values()]
         for image in sorted({part.image for part in parts if part.image and not is_pinned(part.image)}):
             (plan.notes if allow_tags else plan.problems).append(
-                f"image {image} has no known digest: `make images` writes it to build/images.json, or name it as "
+                f"image {image} has no known digest: `make images PUSH=1` notes it in build/images.json, or name it as "
                 "name@sha256:...; ALLOW_TAG=1 lets a tag pass"
             )
     for node in plan.nodes:
