@@ -12,6 +12,7 @@ WAIT ?=
 KFP_HOST ?=
 PRICES ?= configs/prices.yaml
 PUSH ?=
+ROWS ?=
 PORT ?= 5000
 IMAGE ?= localhost/latefuse-cpu:0.1.0
 PY_IMAGE ?= docker.io/library/python:3.11-slim
@@ -54,8 +55,8 @@ mlflow-ui: $(STAMP) ## open the runs in the browser: PORT=5000
 	       --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${LATEFUSE_HOME:-$(CURDIR)/.latefuse}/mlflow.db}" ;; \
 	esac
 
-plan: $(STAMP) ## what a run would take: memory, hours, money, what is missing: RECIPE=... PROFILE=gpu PRICES=configs/prices.yaml
-	@exec $(BIN)/latefuse plan '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --prices '$(PRICES)' --host '$(KFP_HOST)' $(SETS)
+plan: $(STAMP) ## what a run would take: memory, hours, money, what is missing: RECIPE=... PROFILE=gpu ROWS=100000
+	@exec $(BIN)/latefuse plan '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --prices '$(PRICES)' --host '$(KFP_HOST)' $(if $(ROWS),--rows '$(ROWS)') $(SETS)
 
 pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=... PROFILE=cpu-cluster
 	@exec $(BIN)/latefuse compile '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(SETS)

@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="what a run would take: machines, memory, hours, money, what is missing")
     _recipe(plan, profile="cpu-cluster")
     plan.add_argument("--prices", type=Path, default=Path("configs/prices.yaml"), help="what it is reckoned with")
+    plan.add_argument("--rows", type=_count, help="rows of a task's table; as many as training reads unless given")
     plan.add_argument("--host", default="", help="Kubeflow Pipelines that is asked whether it is there")
     plan.add_argument("--namespace", help="where secrets and claims are looked for; needs a kubeconfig")
 

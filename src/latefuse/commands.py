@@ -110,7 +110,7 @@ def plan(options: argparse.Namespace) -> int:
     from latefuse.cluster.plan_text import text
     from latefuse.config_prices import load_prices
 
-    made = make_plan(settings, load_prices(options.prices), pipelines.specification, asked.tags_allowed())
+    made = make_plan(settings, load_prices(options.prices), pipelines.specification, asked.tags_allowed(), options.rows)
     made.problems += asked.missing_there(made.needs, options.host, options.namespace)
     print(text(made))
     return 1 if made.problems else 0

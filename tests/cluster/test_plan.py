@@ -82,6 +82,19 @@ def test_hours_and_money_are_the_products_of_what_is_named():
     assert plan.elapsed[0] < sum(node.duration.low for node in plan.nodes)
 
 
+def test_features_are_made_once_a_medium_where_the_table_is_known():
+    given = load_prices(PRICES)
+    plan = make_plan(load(SEVEN, "gpu"), given, specification, True, table=10_000)
+    assert plan.kept["video"] == 10_000 * 8 * 257 * 1024 * 2
+    assert plan.kept["image"] == 10_000 * 257 * 1024 * 2
+    [few] = [node.duration for node in plan.nodes if node.name == "finetune-video"]
+    [many] = [node.duration for node in planned(SEVEN, "gpu").nodes if node.name == "finetune-video"]
+    spared = 3000 * 64 - 10_000
+    flops = spared * work.encoding(plan.shapes, "video", 8)
+    seconds = spared * given.clip_s.value / 64 + flops / (8 * 989e12 * given.utilisation.high)
+    assert many.low - few.low == pytest.approx(seconds)
+
+
 def test_two_nodes_halve_the_state_and_the_hours():
     one, two = planned(SEVEN, "gpu"), planned(SEVEN, "multinode")
     find = lambda plan: next(node for node in plan.nodes if node.name == "finetune-video")  # noqa: E731

@@ -64,18 +64,28 @@ def rows_read(task: Task) -> int:
     return task.train.max_steps * task.train.batch_size
 
 
-def finetune(job: Job, config: Config, shapes: Shapes, prices: Prices, on: Machine) -> Duration:
-    """Training, the frozen towers' features once a medium, and the decoding of media."""
+def media_read(task: Task, rows: int | None) -> int:
+    """Rows whose media are decoded and encoded: each once where features are kept, else at every use."""
+    kept = rows is not None and task.train.feature_cache and "tower" not in task.adapter.on
+    return min(rows_read(task), rows) if kept and rows is not None else rows_read(task)
+
+
+def finetune(
+    job: Job, config: Config, shapes: Shapes, prices: Prices, on: Machine, table: int | None = None
+) -> Duration:
+    """Training, towers and the decoding of media. table: rows of a task's table, as many as are read unless known."""
     frames, flops, tokens, decode, steps = config.recipe.backbone.frames, 0.0, 0, 0.0, 0
+    drawn = config.recipe.data.source == DEMO  # its media are of a few pixels
     learns = trained(shapes, adapter_of(job.tasks), modalities_of(job.tasks)).numbers
     for task in job.tasks.values():
         rows, media, length, learned = rows_read(task), *sizes(task, shapes, frames, prices)
         times = 2 if task.kind == "embed" else 1
         again = task.train.gradient_checkpointing
         flops += times * rows * work.training(shapes, length, learned, media, learns, again)
-        flops += times * rows * sum(work.encoding(shapes, modality, frames) for modality in task.modality)
+        seen = times * media_read(task, table)
+        flops += seen * sum(work.encoding(shapes, modality, frames) for modality in task.modality)
         tokens += times * rows * length
-        decode += times * rows * _decode_s(task, prices)
+        decode += 0.0 if drawn else seen * _decode_s(task, prices)
         steps += task.train.max_steps
     aside = decode / on.cores + (0 if on.gb_s else steps * prices.optimiser_step_s.value)
     why = (
@@ -84,11 +94,11 @@ def finetune(job: Job, config: Config, shapes: Shapes, prices: Prices, on: Machi
     return Duration(*_range(flops, on, prices, aside), why)
 
 
-def prepare(config: Config, prices: Prices) -> Duration:
+def prepare(config: Config, prices: Prices, table: int | None = None) -> Duration:
     """Rows are read, checked and split by one process."""
-    rows = sum(rows_read(task) for task in config.recipe.tasks.values())
+    rows = sum(table or rows_read(task) for task in config.recipe.tasks.values())
     seconds = rows * prices.row_us.value / 1e6
-    return Duration(seconds, seconds, f"{_short(rows)} rows at most, one core")
+    return Duration(seconds, seconds, f"{_short(rows)} rows{'' if table else ' at most'}, one core")
 
 
 def backbone(config: Config, shapes: Shapes | None, prices: Prices) -> Duration:

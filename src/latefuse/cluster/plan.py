@@ -47,12 +47,16 @@ class Node:
 
 @dataclass
 class Plan:
-    """All that is told. kept: bytes of frozen features by task. notes: worth knowing; problems: why not to start."""
+    """All that is told. table: rows of a task's table, where known. kept: bytes of frozen features by task.
+
+    notes: worth knowing; problems: why not to start.
+    """
 
     config: Config
     prices: Prices
     shapes: Shapes | None
     nodes: list[Node]
+    table: int | None = None
     fits: list[Fit] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
     needs: list[Need] = field(default_factory=list)
@@ -71,16 +75,21 @@ class Plan:
 
 
 def make_plan(
-    config: Config, prices: Prices, compiled: Callable[[Config], tuple[dict[str, Any], int]], allow_tags: bool = False
+    config: Config,
+    prices: Prices,
+    compiled: Callable[[Config], tuple[dict[str, Any], int]],
+    allow_tags: bool = False,
+    table: int | None = None,
 ) -> Plan:
-    """compiled: gives the pipeline's specification and its size in bytes, as they would be sent.
+    """compiled: gives the pipeline's specification and its size in bytes, as they would be sent. table: rows of a
+    task's table; without it every row that training reads counts as another one.
 
     Raises ConfigError for a profile that can't be compiled.
     """
     check_supported(config.profile)
     config = config.model_copy(update={"profile": resolved(config.profile)})
     spec, size = compiled(config)
-    plan = Plan(config, prices, None, [], ir_bytes=size, needs=needs(config.profile))
+    plan = Plan(config, prices, None, [], table, ir_bytes=size, needs=needs(config.profile))
     gpus = any(config.profile.resources(step).gpu for step in durations.STEPS)
     kinds = {job.kind for job in config.jobs()}
     try:
@@ -130,7 +139,7 @@ def _duration(plan: Plan, name: str, step: Step, job: Any) -> Duration:
     config, prices, shapes = plan.config, plan.prices, plan.shapes
     start = prices.start_s.value if config.profile.default.image else 7.0
     if step == "prepare":
-        return durations.prepare(config, prices).plus(start)
+        return durations.prepare(config, prices, plan.table).plus(start)
     if step == "backbone":
         return durations.backbone(config, shapes, prices).plus(start)
     try:
@@ -140,7 +149,7 @@ def _duration(plan: Plan, name: str, step: Step, job: Any) -> Duration:
     if shapes is None:
         return Duration(start, start, "not told")
     if step == "finetune":
-        return durations.finetune(job, config, shapes, prices, on).plus(start)
+        return durations.finetune(job, config, shapes, prices, on, plan.table).plus(start)
     reckon = durations.fuse if step == "fuse" else durations.evaluate
     return reckon(config, shapes, prices, on).plus(start)
 
@@ -175,7 +184,7 @@ def _memory(plan: Plan, shapes: Shapes) -> None:
         if shapes.tower is not None and task.train.feature_cache and not learns:
             frames = config.recipe.backbone.frames
             tokens = sum(shapes.encoded(modality, frames) for modality in task.modality)
-            plan.kept[name] = durations.rows_read(task) * tokens * shapes.seen * size
+            plan.kept[name] = durations.media_read(task, plan.table) * tokens * shapes.seen * size
     plan.problems += [problem for one in plan.fits for problem in one.problems]
 
 
