@@ -131,6 +131,12 @@ def test_an_unknown_gpu_no_shm_too_little_memory_and_too_short_a_time(profile):
     plan = planned(SEVEN, profile(finetune={"gpu_kind": "H100-80G"}))
     assert plan.problems[0].startswith("finetune: gpu_kind 'H100-80G' has no entry; did you mean 'H100-80GB'?")
     assert text(plan)
+    both = planned(SEVEN, profile(finetune={"gpu_kind": "H100-80G"}), "backbone.name=who/knows").problems
+    assert len([problem for problem in both if "has no entry" in problem or "stands neither" in problem]) == 2
+    told = planned(SEVEN, "gpu", "tasks.text.adapter.dora=true").notes
+    assert [note for note in told if "DoRA" in note] == [
+        "tasks.text: memory is told for LoRA; DoRA and language_full take more than that"
+    ]
     changed = {"shm": None, "memory": "64Gi", "timeout_s": 600}
     told = "\n".join(planned(SEVEN, profile(finetune=changed)).problems)
     assert "finetune-image: 8 processes read 110 GiB of weights into memory, steps.finetune.memory is 64Gi" in told

@@ -28,6 +28,7 @@ from latefuse.config_profile import Resources, Step
 from latefuse.sections import ConfigError
 
 IR_BYTES = 100_000
+UNTOLD = {"rank", "personalise"}
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
@@ -93,17 +94,16 @@ def make_plan(
     gpus = any(config.profile.resources(step).gpu for step in durations.STEPS)
     kinds = {job.kind for job in config.jobs()}
     try:
-        if kinds == {"rank"}:
-            raise UnknownShapes(
-                "memory and work of rankers are not told in advance: they are small beside what they read"
-            )
+        if untold := sorted(kinds & UNTOLD):
+            raise UnknownShapes(f"memory and work of a task of kind {untold[0]} are not told in advance")
         plan.shapes = backbone_shapes(config.recipe.backbone)
         _ = [media_tokens(task, plan.shapes, 1) for task in config.recipe.variants().values()]
     except UnknownShapes as error:
         plan.shapes = None
-        (plan.problems if gpus and kinds != {"rank"} else plan.notes).append(str(error))
+        (plan.problems if gpus and not kinds & UNTOLD else plan.notes).append(str(error))
     plan.nodes = _nodes(plan, spec)
-    if plan.shapes is not None and not _unknown_gpus(plan):
+    wrong = _unknown_gpus(plan)
+    if plan.shapes is not None and not wrong:
         _memory(plan, plan.shapes)
     _look_over(plan, allow_tags)
     return plan
@@ -225,12 +225,15 @@ def _look_over(plan: Plan, allow_tags: bool) -> None:
             )
     if "/" in backbone.name and not Path(backbone.name).is_dir() and not _COMMIT.match(backbone.revision or ""):
         plan.notes.append(f"backbone.revision {backbone.revision!r} is no commit: the run can't be repeated for sure")
+    for name, task in plan.config.recipe.variants().items():
+        if plan.fits and (task.adapter.dora or task.adapter.language_full):
+            plan.notes.append(f"tasks.{name}: memory is told for LoRA; DoRA and language_full take more than that")
     if plan.ir_bytes > IR_BYTES:
         plan.notes.append(f"the compiled pipeline has {plan.ir_bytes / 1000:.0f} kB; large ones make Kubeflow slow")
-    for task, size in plan.kept.items():
-        budget = plan.config.recipe.tasks[task].train.feature_cache_gib
+    for name, size in plan.kept.items():
+        budget = plan.config.recipe.tasks[name].train.feature_cache_gib
         if size > budget * GIB:
             plan.notes.append(
-                f"tasks.{task}: features of all its media take up to {size / GIB:.1f} GiB, train.feature_cache_gib "
+                f"tasks.{name}: features of all its media take up to {size / GIB:.1f} GiB, train.feature_cache_gib "
                 f"holds {budget:g}: the rest is encoded again at each use"
             )
