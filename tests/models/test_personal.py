@@ -187,7 +187,7 @@ def test_long_answers_can_weigh_little(fresh):
     assert count == int(lengths.sum())
 
 
-@pytest.mark.parametrize(("family", "settings"), [("sighted", {}), ("llama", CAUSAL)])
+@pytest.mark.parametrize(("family", "settings"), [("sighted", {}), ("glued_mlp", CAUSAL)])
 def test_held_against_items_alone_the_chances_of_all_of_them_add_up_to_one(family, settings, fresh):
     base, catalogue = fresh(family), item_trie.build([[7, 1], [7, 8, 1], [7, 8, 9, 1], [12, 1], [30, 8, 1]])
     made(base, **settings)
