@@ -187,9 +187,10 @@ def descend(
     lr: float,
     name: str,
     on_log: Callable[[dict[str, float], int], None],
+    optimiser: torch.optim.Optimizer | None = None,
 ) -> None:
-    """AdamW over `steps` of a loss; logs every 50 steps."""
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    """AdamW, or another `optimiser` of the parameters, over `steps` of a loss; logs every 50 steps."""
+    optimiser = optimiser or torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, steps))
     bar = progress.bar(range(1, steps + 1), desc=name, unit="step")
     for step in bar:

@@ -23,6 +23,15 @@ def solved(question: str) -> str:
         return {name: number for number, name in map(str.split, items(found[1]))}[found[2]]
     if found := re.fullmatch(r"(.+) : which one is (\S+) \?", question):
         return dict(map(str.split, items(found[1])))[found[2]]
+    rounds = (
+        r"\w+ took (.+) \. which comes next \?",
+        r"the list of \w+ is (.+) \. what is next \?",
+        r"\w+ had (.+) up to now : name the one that follows \.",
+    )
+    for asked in rounds:
+        if found := re.fullmatch(asked, question):
+            listed = items(found[1])
+            return listed[listed.index(listed[-1]) + 1]
     found = re.fullmatch(r"say (.+) again \.", question)
     assert found, question
     return found[1]
