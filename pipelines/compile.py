@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kfp import compiler
 
-from latefuse.cluster.graph import check_supported
+from latefuse.cluster.place import check_supported
 from latefuse.config import Config
 from pipelines.late_fusion import build
 

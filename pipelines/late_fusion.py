@@ -14,8 +14,9 @@ from components.evaluate.component import evaluate
 from components.finetune.component import finetune
 from components.fuse.component import fuse
 from components.prepare.component import prepare
-from latefuse.cluster.graph import node, place
+from latefuse.cluster.graph import node
 from latefuse.cluster.node import EvaluateConfig, FuseConfig, node_name
+from latefuse.cluster.place import place
 from latefuse.config import Config
 from latefuse.sections import Section
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from latefuse.config_fusion import Fusion
 from latefuse.config_judge import Judge, Verdicts
-from latefuse.config_profile import Profile
+from latefuse.config_profile import Launcher, Profile
 from latefuse.config_rank import Rank, Ranking, Readings
 from latefuse.config_vectors import Embed, Mining, Retrieval
 from latefuse.sections import Section, Share, checked, merged
@@ -292,10 +292,11 @@ class Job(Section):
     name: str
     seed: int
     tasks: dict[str, Task]
-    launcher: Literal["none", "torchrun", "deepspeed"] = "none"
+    launcher: Launcher = "none"
+    nodes: int = 1
     processes: int = 1
     threads: int | None = None
-    deepspeed: str | None = None
+    deepspeed: str | dict[str, Any] | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
     @property
@@ -326,7 +327,9 @@ class Config(Section):
         if len(tasks) > 1 and all(task.kind == "instruct" for task in tasks.values()):
             arms["mixed"] = dict(tasks)
             arms["mixed-wide"] = {name: _widened(task, len(tasks)) for name, task in tasks.items()}
-        shared = self.profile.model_dump(include={"launcher", "processes", "threads", "deepspeed", "precision"})
+        shared = self.profile.model_dump(
+            include={"launcher", "nodes", "processes", "threads", "deepspeed", "precision"}
+        )
         return [
             Job(name=arm, seed=seed, tasks=part, **shared) for seed in self.recipe.seeds for arm, part in arms.items()
         ]

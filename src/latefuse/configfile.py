@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] 
     `adapter.x` reaches every task, `tasks.<name>.train.x` one. Raises ConfigError.
     """
     profile_path = _profile_path(profile)
-    checked_profile = checked(Profile, _read(profile_path), profile_path)
+    checked_profile = _whole(checked(Profile, _read(profile_path), profile_path), profile_path)
     raw = _resized(_read(Path(recipe)), checked_profile, Path(recipe))
     for item in sets:
         key, sep, value = item.partition("=")
@@ -28,6 +29,19 @@ def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] 
             raise ConfigError(f"--set {item!r}: expected key.path=value, for instance train.max_steps=20")
         _assign(raw, key.strip(), value)
     return Config(recipe=checked(Recipe, raw, Path(recipe)), profile=checked_profile)
+
+
+def _whole(profile: Profile, path: Path) -> Profile:
+    """The profile with the content of its DeepSpeed file, which no container has and every digest must know."""
+    if not isinstance(profile.deepspeed, str):
+        return profile
+    try:
+        content = json.loads(Path(profile.deepspeed).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: deepspeed: {profile.deepspeed}: no such file") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: deepspeed: {profile.deepspeed}: not JSON: {error}") from None
+    return checked(Profile, {**profile.model_dump(exclude_unset=True), "deepspeed": content}, path)
 
 
 def _resized(raw: dict[str, Any], profile: Profile, path: Path) -> dict[str, Any]:

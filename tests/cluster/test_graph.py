@@ -7,11 +7,7 @@ import yaml
 from kfp import compiler, dsl
 from kfp.dsl import Input, Model, Output
 
-from latefuse.cluster.graph import check_supported, node, spread
-from latefuse.config import Config, Recipe
-from latefuse.config_profile import Profile
-from latefuse.sections import ConfigError
-from pipelines.compile import compile_pipeline
+from latefuse.cluster.graph import node, spread
 
 
 def count(text: str, given: Input[List[Model]], out: Output[Model]) -> str:  # noqa: UP006
@@ -51,37 +47,3 @@ def test_nodes_keep_their_own_names(tmp_path):
     assert set(tasks) == {"make-a", "make-b", "count"}
     given = tasks["count"]["inputs"]["artifacts"]
     assert [given[f"given_{i}"]["taskOutputArtifact"]["producerTask"] for i in (0, 1)] == ["make-a", "make-b"]
-
-
-UNSUPPORTED = {
-    "timeout_s": 60,
-    "node_selector": {"disk": "fast"},
-    "tolerations": [{"key": "gpu"}],
-    "shm": "1Gi",
-    "volumes": {"/data": "claim"},
-    "secrets": ["token"],
-    "config_maps": ["settings"],
-}
-
-
-def profile(image="i:1", **steps):
-    default = steps.pop("default", {})
-    return Profile.model_validate({"name": "far", "default": {"image": image, **default}, "steps": steps})
-
-
-@pytest.mark.parametrize("field", UNSUPPORTED)
-@pytest.mark.parametrize("place", ["default", "finetune"])
-def test_what_a_cluster_would_not_get_is_refused(field, place, tmp_path):
-    asked = {place: {field: UNSUPPORTED[field]}}
-    recipe = Recipe.model_validate({"name": "r", "data": {"source": "demo"}, "tasks": {"image": {"modality": "image"}}})
-    where = f"default.{field}" if place == "default" else f"steps.{place}.{field}"
-    with pytest.raises(ConfigError, match=f"'far': {where}: not supported yet"):
-        compile_pipeline(Config(recipe=recipe, profile=profile(**asked)), tmp_path / "ir.yaml")
-    assert not (tmp_path / "ir.yaml").exists()
-    check_supported(profile(image=None, **asked))  # on one machine none of it counts
-
-
-def test_a_service_account_is_the_whole_runs(tmp_path):
-    check_supported(profile(default={"service_account": "runner"}))
-    with pytest.raises(ConfigError, match=r"steps\.fuse\.service_account: not supported yet"):
-        check_supported(profile(fuse={"service_account": "other"}))

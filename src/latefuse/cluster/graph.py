@@ -13,14 +13,9 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kfp import dsl, kubernetes
-
-from latefuse.config import Config
-from latefuse.config_profile import Profile, Resources, Step
-from latefuse.sections import ConfigError
+from kfp import dsl
 
 BASE_IMAGE = "python:3.11-slim"
-NOT_YET = ("timeout_s", "node_selector", "tolerations", "shm", "volumes", "secrets", "config_maps")
 
 
 def node(function: Callable[..., Any], name: str, /, **arguments: Any) -> Any:
@@ -64,43 +59,6 @@ def spread(function: Callable[..., Any], lengths: Mapping[str, int]) -> Callable
     exec(compile(source, where, "exec", dont_inherit=True), scope)
     made: Callable[..., Any] = scope[definition.name]
     return made
-
-
-def place(task: Any, step: Step, config: Config, image: Any) -> Any:
-    """Give a task what the profile says about its step; a profile without an image runs on this machine."""
-    resources = config.profile.resources(step)
-    if resources.retries:
-        task.set_retry(resources.retries, backoff_duration="10s", backoff_factor=2.0)
-    if not config.profile.default.image:
-        return task
-    task.set_container_image(image if resources.image == config.profile.default.image else resources.image)
-    _limits(task, resources)
-    task.set_env_variable("LATEFUSE_EXPERIMENT", config.recipe.name)
-    for name, value in sorted(resources.env.items()):
-        task.set_env_variable(name, value)
-    kubernetes.use_field_path_as_env(task, "LATEFUSE_PIPELINE_RUN", "metadata.labels['pipeline/runid']")
-    return task
-
-
-def check_supported(profile: Profile) -> None:
-    """Raise ConfigError where a profile for a cluster asks for something that `place` can't give a task."""
-    if not profile.default.image:
-        return
-    asked = [f"default.{field}" for field in NOT_YET if getattr(profile.default, field)]
-    for step, own in profile.steps.items():
-        # The service account is that of the whole run.
-        asked += [f"steps.{step}.{field}" for field in (*NOT_YET, "service_account") if getattr(own, field)]
-    if asked:
-        raise ConfigError(f"profile {profile.name!r}: {', '.join(asked)}: not supported yet, leave it out")
-
-
-def _limits(task: Any, resources: Resources) -> None:
-    if resources.cpu:
-        task.set_cpu_request(resources.cpu)
-    if resources.memory:
-        task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
-    if resources.gpu:
-        task.set_accelerator_type(resources.gpu_kind or "nvidia.com/gpu").set_accelerator_limit(resources.gpu)
 
 
 def _element(argument: ast.arg) -> ast.expr:
