@@ -114,6 +114,6 @@ def test_a_process_that_fails_is_an_error_and_its_lines_are_heard(tmp_path: Path
     job = job_of(launcher="torchrun", processes=2, threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
-        with pytest.raises(TrainingError, match="torchrun ended with code 1"):
+        with pytest.raises(TrainingError, match=r"rank 1 \(process \d+\) failed: it ended with code 3"):
             launch("falls", {"x": 0.5}, job, tmp_path, lambda values, step: heard.append((step, values["train/loss"])))
     assert heard == [(7, 0.5)]
