@@ -35,7 +35,7 @@ def environment(tmp_path, server):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LATEFUSE_", "MLFLOW_"))}
     return {
         **kept,
-        "PYTHONPATH": str(HELPERS),
+        "PYTHONPATH": os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "LATEFUSE_HOME": str(tmp_path / "home"),
         **SECRETS,
         "HOME": str(tmp_path / USER),
