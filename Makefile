@@ -10,6 +10,9 @@ PROFILE ?= local
 SET ?=
 WAIT ?=
 KFP_HOST ?=
+PRICES ?= configs/prices.yaml
+PUSH ?=
+ROWS ?=
 PORT ?= 5000
 IMAGE ?= localhost/latefuse-cpu:0.1.0
 PY_IMAGE ?= docker.io/library/python:3.11-slim
@@ -21,7 +24,7 @@ SETS := $(foreach item,$(SET),--set '$(item)')
 # A profile given by hand goes everywhere; else running is local and compiling is for a cluster.
 CLUSTER_PROFILE := $(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),cpu-cluster)
 
-.PHONY: help setup test lint local-run mlflow-ui pipeline-compile pipeline-submit images bench clean
+.PHONY: help setup test lint local-run mlflow-ui plan pipeline-compile pipeline-submit images bench clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,15 +55,19 @@ mlflow-ui: $(STAMP) ## open the runs in the browser: PORT=5000
 	       --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${LATEFUSE_HOME:-$(CURDIR)/.latefuse}/mlflow.db}" ;; \
 	esac
 
+plan: $(STAMP) ## what a run would take: memory, hours, money, what is missing: RECIPE=... PROFILE=gpu ROWS=100000
+	@exec $(BIN)/latefuse plan '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --prices '$(PRICES)' --host '$(KFP_HOST)' $(if $(ROWS),--rows '$(ROWS)') $(SETS)
+
 pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=... PROFILE=cpu-cluster
 	@exec $(BIN)/latefuse compile '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(SETS)
 
 pipeline-submit: $(STAMP) ## upload and start it: KFP_HOST=http://... RECIPE=... PROFILE=cpu-cluster WAIT=1
 	@exec $(BIN)/latefuse submit '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --host '$(KFP_HOST)' $(SETS) $(if $(filter 1 yes true,$(WAIT)),--wait)
 
-images: ## build the image of the steps: IMAGE=registry/latefuse-cpu:tag PY_IMAGE=python@sha256:...
+images: ## build the image of the steps: IMAGE=registry/latefuse-cpu:tag PY_IMAGE=python@sha256:... PUSH=1 notes its digest
 	@test -n '$(BUILDER)' || { echo 'make images needs docker, podman or buildah'; exit 1; }
 	@$(BUILDER) $(if $(filter %buildah,$(BUILDER)),bud,build) --file docker/Dockerfile.cpu --build-arg PY_IMAGE='$(PY_IMAGE)' --tag '$(IMAGE)' .
+	@$(if $(filter 1 yes true,$(PUSH)),PYTHON='$(PYTHON)' scripts/image_digest.sh '$(BUILDER)' '$(IMAGE)' build/images.json,true)
 
 bench: $(STAMP) ## run the benchmarks, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

@@ -1,7 +1,10 @@
 """Write the compiled pipeline of one recipe under one profile: `make pipeline-compile` calls it through the CLI."""
 
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import yaml
 from kfp import compiler
 
 from latefuse.cluster.place import check_supported
@@ -15,3 +18,10 @@ def compile_pipeline(config: Config, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(build(config), str(path))
     return path
+
+
+def specification(config: Config) -> tuple[dict[str, Any], int]:
+    """The compiled pipeline without what is Kubernetes' own, and the bytes of all of it. Raises ConfigError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = compile_pipeline(config, Path(folder) / "ir.yaml")
+        return next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8")))), path.stat().st_size

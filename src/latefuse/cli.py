@@ -18,6 +18,7 @@ examples:
   latefuse step backbone configs/recipes/demo.yaml --out work/backbone
   latefuse step finetune configs/recipes/demo.yaml --job image --dataset work/dataset --backbone work/backbone \\
       --out work/image
+  latefuse plan configs/recipes/video_llava_7b.yaml --profile gpu
   latefuse compile configs/recipes/demo.yaml --profile cpu-cluster --out build/demo.yaml
   latefuse submit configs/recipes/demo.yaml --host http://localhost:8080 --wait
   RUN=.latefuse/latest/notellm2
@@ -59,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
 
     config = commands.add_parser("config", help="print the resolved configuration and its digest")
     _recipe(config)
+
+    plan = commands.add_parser("plan", help="what a run would take: machines, memory, hours, money, what is missing")
+    _recipe(plan, profile="cpu-cluster")
+    plan.add_argument("--prices", type=Path, default=Path("configs/prices.yaml"), help="what it is reckoned with")
+    plan.add_argument("--rows", type=_count, help="rows of a task's table; as many as training reads unless given")
+    plan.add_argument("--host", default="", help="Kubeflow Pipelines that is asked whether it is there")
+    plan.add_argument("--namespace", help="where secrets and claims are looked for; needs a kubeconfig")
 
     compiled = commands.add_parser("compile", help="write the pipeline as Kubeflow Pipelines reads it")
     _recipe(compiled, profile="cpu-cluster")

@@ -24,6 +24,7 @@ def call(options: argparse.Namespace) -> int:
         "run": run,
         "step": step,
         "config": config,
+        "plan": plan,
         "compile": compile_,
         "submit": submit,
         "embed": embed,
@@ -102,9 +103,24 @@ def config(options: argparse.Namespace) -> int:
     return 0
 
 
+def plan(options: argparse.Namespace) -> int:
+    """What a run would take; 1 where something stands in its way."""
+    settings = _load(options)
+    pipelines = _pipelines("compile")
+    from latefuse.cluster import asked
+    from latefuse.cluster.plan import make_plan
+    from latefuse.cluster.plan_text import text
+    from latefuse.config_prices import load_prices
+
+    made = make_plan(settings, load_prices(options.prices), pipelines.specification, asked.tags_allowed(), options.rows)
+    made.problems += asked.missing_there(made.needs, options.host, options.namespace)
+    print(text(made))
+    return 1 if made.problems else 0
+
+
 def compile_(options: argparse.Namespace) -> int:
     """The pipeline as a file."""
-    settings = _load(options)
+    settings = _pinned(_load(options))
     path = options.out or Path("build") / f"{settings.recipe.name}-{settings.profile.name}.yaml"
     written = _pipelines("compile").compile_pipeline(settings, path)
     print(f"{written}: {written.stat().st_size / 1000:.0f} kB")
@@ -113,7 +129,7 @@ def compile_(options: argparse.Namespace) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     """The pipeline on a cluster."""
-    settings = _load(options)
+    settings = _pinned(_load(options))
     graph = _pipelines("submit")
     from latefuse.cluster.submit import SubmitError
 
@@ -230,6 +246,13 @@ def _told(kept: int | None, there: bool) -> str:
 
 def _load(options: argparse.Namespace) -> Config:
     return load(options.recipe, options.profile, options.sets)
+
+
+def _pinned(settings: Config) -> Config:
+    """The configuration with its images by digest, as far as they are known."""
+    from latefuse.cluster.images import resolved
+
+    return settings.model_copy(update={"profile": resolved(settings.profile)})
 
 
 def _exists(path: Path) -> Path:

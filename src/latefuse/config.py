@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from latefuse.config_fusion import Fusion
 from latefuse.config_judge import Judge, Verdicts
+from latefuse.config_personal import Personalise, Recommending
 from latefuse.config_profile import Launcher, Profile
 from latefuse.config_rank import Rank, Ranking, Readings
 from latefuse.config_vectors import Embed, Mining, Retrieval
@@ -20,13 +21,14 @@ from latefuse.sections import Section, Share, checked, merged
 Modality = Literal["image", "video", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "text")
 # The keys of tasks.KINDS; were that imported here, every step would depend on the code of every task.
-Kind = Literal["instruct", "embed", "judge", "rank"]
+Kind = Literal["instruct", "embed", "judge", "rank", "personalise"]
 Role = Literal["language", "bridge", "tower"]
 # The table that a kind learns from, and its own section, as they are unless the recipe says more.
 OF_KIND: dict[str, dict[str, Any]] = {
     "embed": {"table": "pairs", "embed": {}},
     "judge": {"table": "judgements", "judge": {}},
     "rank": {"table": "events", "rank": {}},
+    "personalise": {"table": "events", "personalise": {}},
 }
 # The split schemes that a kind can be held out by: the recipe's, where it is one of them.
 SCHEMES = {"embed": ("item", "pair"), "rank": ("time", "loo")}
@@ -161,6 +163,7 @@ class Task(Section):
     embed: Embed | None = None
     judge: Judge | None = None
     rank: Rank | None = None
+    personalise: Personalise | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -181,14 +184,16 @@ class Task(Section):
             raise ValueError("modality: at least one of image, video, text")
         if self.kind == "instruct" and len(self.modality) > 1:
             raise ValueError("a task of kind instruct has one modality")
-        for section in ("embed", "judge", "rank"):
+        for section in ("embed", "judge", "rank", "personalise"):
             if (getattr(self, section) is not None) != (self.kind == section):
                 raise ValueError(f"a section {section} belongs to a task of kind {section}, and to no other")
         table = OF_KIND.get(self.kind, {}).get("table", self.table)
         if self.table not in (table, "reviews" if self.kind == "rank" else table):
             raise ValueError(f"a task of kind {self.kind} learns from the table {table}")
-        if self.kind in ("judge", "rank") and "video" in self.modality:
+        if self.kind in ("judge", "rank", "personalise") and "video" in self.modality:
             raise ValueError(f"a task of kind {self.kind} reads image, text or both")
+        if self.personalise is not None and ("image" in self.modality) != (self.personalise.k > 0):
+            raise ValueError("personalise.k counts visual tokens: above 0 with image among the modalities, else 0")
         return self
 
     @property
@@ -218,6 +223,7 @@ class Evaluation(Section):
     retrieval: Retrieval = Retrieval()
     verdicts: Verdicts = Verdicts()
     ranking: Ranking = Ranking()
+    recommending: Recommending = Recommending()
 
 
 class Recipe(Section):

@@ -13,7 +13,7 @@ from latefuse.sections import Section
 Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
 Launcher = Literal["none", "torchrun", "deepspeed", "trainjob"]
 # Kubernetes' own rules: quantities, DNS-1123 names, names of variables, keys of labels and of secrets.
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$")]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

@@ -20,6 +20,7 @@ CHAT: dict[str, Any] = {
 }
 ROWS: dict[str, dict[str, Any]] = {
     "items": {"id": "i"},
+    "users": {"id": "u"},
     "events": {"user": "u", "item": "i", "ts": 1},
     "reviews": {"user": "u", "item": "i", "ts": "1"},
     "pairs": {"a": 1, "b": 2.0},
@@ -114,7 +115,7 @@ def test_an_absent_medium_keeps_its_slot_in_a_conversation_and_leaves_a_list() -
 
 def test_schemes() -> None:
     assert {table: schemes(table) for table in TABLES} == {
-        "items": ("item",), "events": ("time", "loo"), "reviews": ("time", "loo"),
+        "items": ("item",), "users": (), "events": ("time", "loo"), "reviews": ("time", "loo"),
         "pairs": ("pair", "item"), "judgements": ("item",), "conversations": ("item",), "readings": (),
     }  # fmt: skip
 

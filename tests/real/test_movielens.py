@@ -61,3 +61,26 @@ def test_tags_are_reviews_that_are_read(prepared: Callable[..., Dataset], real_d
     assert len(described) == 60
     assert len(set(described)) > 20
     assert "comic book" in " ".join(described) or "book jacket" in " ".join(described)
+
+
+def test_likes_of_a_five_core_serve_sequences(prepared: Callable[..., Dataset]) -> None:
+    """Every user has a film to find, from a history of likes alone; prompts know nothing of what is held out."""
+    from latefuse.data import leaks
+    from latefuse.tasks.personal_rows import open_rows
+
+    options = {"core": 5, "min_rating": 4, "needs": ["poster"]}
+    dataset = prepared("movielens", "ml_latest_small_posters", options=options, splits={"scheme": "loo"})
+    rows = dataset.rows("events")
+    assert min(row["value"] for row in rows) >= 4
+    for part in ("user", "item"):
+        assert min(Counter(row[part] for row in rows).values()) >= 5
+    data = open_rows(dataset, per_user=2)
+    assert data.families == ("sequential", "direct"), "tags name no feature"
+    users = len({row["user"] for row in rows})
+    for split in ("valid", "test"):
+        asked = data.held_out("A-3", split)
+        assert len(asked) == users
+        assert (asked.end - asked.begin).min() >= 3
+        assert leaks.prompt_order(asked.begin, asked.end, asked.place, data.found.split).passed
+    assert data.candidates("test").shape == (users, 100)
+    assert len(data.train(0)) == 4 * users

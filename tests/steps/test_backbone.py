@@ -376,3 +376,54 @@ def test_a_part_of_a_hub_is_pinned(parts, tmp_path, online, capsys):
         online(address)
         with pytest.raises(BackboneError, match=r"backbone\.options\.tower: .*never read"):
             run("glued", tmp_path / "four", options=glued(tower="owner/blind"))
+
+
+def test_a_t5_beside_a_tower(parts, tmp_path, backbone_folder):
+    def options(**more):
+        return {"tower": "$PARTS/eyes", "language": str(backbone_folder("t5")), **more}
+
+    result = run("encoder-decoder", tmp_path / "out", tmp_path / "cache", options=options())
+    base = backbones.load(tmp_path / "out")
+    assert (base.name, base.family.kind) == (f"eyes+{backbone_folder('t5').name}", "encoder-decoder")
+    assert result["family"] == "latefuse_sighted"
+    assert run("encoder-decoder", tmp_path / "out", tmp_path / "cache", options=options())["from_cache"]
+    drawn = [run("encoder-decoder", tmp_path / "out", options=options(random=True, seed=seed)) for seed in (1, 1, 2)]
+    assert [one["digest"] == drawn[0]["digest"] for one in drawn] == [True, True, False]
+    assert drawn[0]["digest"] != result["digest"]
+    assert drawn[0]["name"].endswith(" random")
+    with pytest.raises(ConfigError, match="language: Field required"):
+        run("encoder-decoder", tmp_path / "out", options={"tower": "$PARTS/eyes"})
+    with pytest.raises(BackboneError, match="choose a T5"):
+        run("encoder-decoder", tmp_path / "out", options=options(language="$PARTS/tongue"))
+
+
+def test_a_plain_t5_is_a_backbone_that_reads_words(tmp_path, backbone_folder):
+    run(backbone_folder("t5"), tmp_path / "out")
+    assert backbones.load(tmp_path / "out").modalities == ("text",)
+
+
+def test_the_demo_t5_stands_beside_the_tower_of_the_demo_base(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbone, "module_digest", lambda module: "this code")
+    quick = {"demo": SHORT, "t5": {"steps": 1, "batch": 2, "hidden": 32, "layers": 1}}
+
+    def made(**more):
+        return run("demo-t5", tmp_path / "out", tmp_path / "cache", options={**quick, **more})
+
+    first = made()
+    base = backbones.load(tmp_path / "out")
+    assert (base.name, base.width, base.family.kind) == ("demo+demo-t5-text", 32, "encoder-decoder")
+    kept = {path.name for path in (tmp_path / "cache/backbones").iterdir()}
+    demo = run("demo", tmp_path / "demo", tmp_path / "cache", options=SHORT)
+    assert demo["from_cache"]
+    tower = backbones.load(tmp_path / "demo").inner.image_tower.state_dict()
+    assert all(torch.equal(tensor, tower[name]) for name, tensor in base.inner["vision_tower"].state_dict().items())
+    assert made()["from_cache"]
+    assert not made(random=True)["from_cache"]
+    assert made(random=True)["digest"] != first["digest"]
+    added = {path.name for path in (tmp_path / "cache/backbones").iterdir()} - kept
+    assert len(kept) == 3
+    assert len(added) == 2, "the T5 that has read nothing, and both together: the tower is there already"
+    with pytest.raises(ConfigError, match="language"):
+        made(language="google-t5/t5-small")
+    with pytest.raises(ConfigError, match="options of the demo T5"):
+        made(t5={"step": 1})

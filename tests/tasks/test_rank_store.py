@@ -17,7 +17,7 @@ from latefuse.data.errors import DataError
 from latefuse.models.backbone import Backbone
 from latefuse.models.text_vectors import mean_words, rarity
 from latefuse.prompts import MediaRef
-from latefuse.tasks import rank_store
+from latefuse.tasks import item_pictures, rank_store
 from latefuse.tasks.rank_store import Store, hashes, open_store, spans
 from latefuse.training.features import Features
 
@@ -48,6 +48,7 @@ def test_vectors_are_the_items_own_and_the_mean_of_what_was_liked(
 ):
     monkeypatch.setattr(rank_store, "HISTORY", 4)
     monkeypatch.setattr(rank_store, "BLOCK", 3)
+    monkeypatch.setattr(item_pictures, "BLOCK", 3)
     store, rows = opened(dataset, backbone, task()), dataset.rows("events")
     known = {row["id"]: vector_of(row, own, backbone, dataset) for row in dataset.rows("items")}
     places = np.arange(0, len(rows), 3)

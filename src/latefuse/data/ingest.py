@@ -209,6 +209,8 @@ def _integer_columns(name: str) -> dict[str, str]:
     given = {f"given_{scheme}": "b" for scheme in schemes(name)}
     if name == "pairs":
         return {"a": "i", "b": "i", **given}
+    if name == "users":
+        return {}
     if "item" in schemes(name):
         return {"unit": "i", **({"number": "q"} if name == "items" else {}), **given}
     return {"user": "i", "item": "i", "ts": "q", **given}

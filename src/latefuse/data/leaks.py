@@ -166,6 +166,20 @@ def next_number(number: Array, user: Array, item: Array, ts: Array) -> Finding:
     return Finding(worst >= NEXT_P, len(follows), int(worst < NEXT_P), "; ".join(told))
 
 
+def prompt_order(begin: Array, end: Array, place: Array, codes: Array) -> Finding:
+    """No prompt shows its own target, anything later, or a row that is as held out as its target (or more).
+
+    begin, end: (prompts,) what each shows of the events, which lie by user and in order of time. place: (prompts,) of
+    its target among them. codes: (events,) splits.
+    """
+    leaking = end > place
+    for code in (TRAIN, VALID, TEST):
+        held = np.concatenate([[0], np.cumsum(codes >= max(code, VALID))])
+        leaking |= (codes[place] == code) & (held[end] > held[begin])
+    found = int(leaking.sum())
+    return Finding(found == 0, len(place), found, f"{found} prompts show their target, something later or held out")
+
+
 def _running_max(values: Array, user: Array) -> Array:
     """The highest value so far within each user; users stand together."""
     if not len(values):

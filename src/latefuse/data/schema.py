@@ -31,6 +31,7 @@ TABLES: dict[str, pa.Schema] = {
         ("id", _STR), ("number", _I64), ("title", _STR), ("text", _STR), ("attributes", _STR), ("images", _STRS),
         ("videos", _STRS), ("language", _STR), ("licence", _STR), ("split_item", _STR),
     ]),
+    "users": pa.schema([("id", _STR), ("name", _STR), ("attributes", _STR)]),
     "events": pa.schema([
         ("user", _STR), ("item", _STR), ("ts", _I64), ("kind", _STR), ("value", _F64),
         ("split_time", _STR), ("split_loo", _STR),
@@ -60,6 +61,7 @@ MADE = ("readings",)
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "items": ("id",),
+    "users": ("id",),
     "events": ("user", "item", "ts"),
     "reviews": ("user", "item", "ts"),
     "pairs": ("a", "b"),
@@ -69,6 +71,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 REFERENCES: dict[str, tuple[str, ...]] = {
     "items": (),
+    "users": (),
     "events": ("item",),
     "reviews": ("item",),
     "pairs": ("a", "b"),

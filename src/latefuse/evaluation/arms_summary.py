@@ -190,13 +190,16 @@ def metric_names(ks: Sequence[int]) -> list[str]:
     return [*(f"recall_at_{k}" for k in ks), *(f"ndcg_at_{k}" for k in ks), "mrr"]
 
 
-CUT = {"recall": "R", "ndcg": "NDCG"}
+CUT = {"recall": "R", "ndcg": "NDCG", "hr": "HR"}
 NAMES = {
     "mrr": "MRR", "balanced_accuracy": "balanced accuracy", "roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1",
     "within_user_auc": "AUC within users", "false_positive_rate": "false-positive rate", "log_loss": "log-loss",
     "log_loss_uncalibrated": "log-loss, uncalibrated", "calibration_error": "calibration error",
     "calibration_error_uncalibrated": "calibration error, uncalibrated",
     "same_pair_both": "both of a pair", "same_pair": "one of a pair",
+    "bleu_4": "BLEU-4", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L",
+    "feature_hit": "feature named", "feature_coverage": "features covered", "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2", "unique_sentences": "unique explanations",
 }  # fmt: skip
 LESS_IS_BETTER = ("false_positive_rate", "log_loss", "calibration_error")
 
@@ -231,7 +234,7 @@ def label(metric: str) -> str:
         told = f"{told} at {NAMES.get(what, what)} {100 * float(rate):g}%"
     elif cut:
         told = f"{CUT.get(kind, told)}@{int(cut):,}"
-    return f"{told}, {part}" if part else told
+    return f"{told}, {part.replace('sampled-', 'sampled@')}" if part else told
 
 
 def table_text(summary: ArmsSummary, confidence: float, shown: Sequence[str] | None = None) -> str:

@@ -75,9 +75,14 @@ def lifts_over_text(
 
 
 def chance(metric: str, pool: int) -> float | None:
-    """What an order drawn by lot finds: k / pool of the partners; None where the metric is not a recall."""
-    kind, _, k = metric.partition("_at_")
-    return min(int(k) / pool, 1.0) if kind == "recall" and pool else None
+    """What an order drawn by lot finds: k / pool of the partners; None where the metric is no recall or hit rate.
+
+    Of a metric over sampled candidates the pool is those.
+    """
+    name, _, part = metric.partition("/")
+    kind, _, k = name.partition("_at_")
+    among = int(part.removeprefix("sampled-")) if part.startswith("sampled-") else pool
+    return min(int(k) / among, 1.0) if kind in ("recall", "hr") and among else None
 
 
 def blind(summary: ArmsSummary, metric: str) -> float | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from latefuse.config import Modality
 from latefuse.config_judge import Judge
+from latefuse.config_personal import Personalise
 from latefuse.config_rank import Inputs, Rank
 from latefuse.config_vectors import Embed
 from latefuse.errors import UserError
@@ -34,8 +35,8 @@ class AdapterError(UserError, RuntimeError):
 
 class AdapterCard(BaseModel):
     """What an adapter is, beside PEFT's own files. `modality` may be given as one word. max_tokens: of the rows that it
-    learned from, 0 where it is not known; where: which rows of the table those are. embed, judge, rank and its inputs:
-    of that kind only."""
+    learned from, 0 where it is not known; where: which rows of the table those are. embed, judge, rank and its inputs,
+    personalise: of that kind only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,6 +61,7 @@ class AdapterCard(BaseModel):
     judge: Judge | None = None
     rank: Rank | None = None
     inputs: Inputs | None = None
+    personalise: Personalise | None = None
 
     @field_validator("modality", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ __all__ = ["Backbone", "BackboneError", "MediaBatch", "digest", "load"]
 
 
 class Backbone:
-    """A frozen vision-language model, language model, or pair of encoders (light) from a sealed folder.
+    """A frozen vision-language model, language model, T5, or pair of encoders (light) from a sealed folder.
 
     model: the Hugging Face model, LoRA layers inside it once adapters are attached (`peft` then wraps it).
     tuned: the layers that hold adapters, once `adapters` has looked for them. head: what a task puts behind it.
@@ -107,6 +107,20 @@ class Backbone:
         self.must_speak()
         return int(self.model.config.get_text_config().hidden_size)
 
+    @property
+    def seq2seq(self) -> Any:
+        """T5, where the backbone is an encoder-decoder, else None; `models.personal` makes what it reads."""
+        return self.model.get_submodule(self.family.seq2seq) if self.family.kind == "encoder-decoder" else None
+
+    def must_go_on(self) -> None:
+        """Raise BackboneError unless there is a language model that goes on behind what it reads."""
+        self.must_speak()
+        if self.family.kind == "encoder-decoder":
+            raise BackboneError(
+                f"backbone {self.name!r} ({self.family.model_class}) is an encoder-decoder: it learns tasks of kind "
+                "personalise only; take a causal language model or a vision-language model for this"
+            )
+
     def must_speak(self) -> None:
         """Raise BackboneError unless there is a language model."""
         if not self.family.language:
@@ -123,13 +137,13 @@ class Backbone:
 
     def token_id(self, modality: str) -> int:
         """The id of the placeholder token of a modality."""
-        self.must_speak()
+        self.must_go_on()
         self._must_read(modality)
         return int(getattr(self.model.config, self.family.token[modality]))
 
     def placeholder_ids(self, modality: str) -> list[int]:
         """The token ids that one medium takes in `input_ids`."""
-        self.must_speak()
+        self.must_go_on()
         self._must_read(modality)
         return self.family.expand(self, modality)
 
@@ -228,7 +242,7 @@ class Backbone:
         position_ids: (B, L), counted over the mask unless given. With `past_key_values` (a transformers Cache, filled
         in place) attention_mask also covers the cached tokens; media go in with the first call only.
         """
-        self.must_speak()
+        self.must_go_on()
         inputs = self._feed(input_ids, media)
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
@@ -257,7 +271,7 @@ class Backbone:
         self, input_ids: Tensor, attention_mask: Tensor, media: MediaBatch | None = None, **options: Any
     ) -> Tensor:
         """New token ids only, (B, <= max_new_tokens). Greedy unless told otherwise; prompts are padded on the left."""
-        self.must_speak()
+        self.must_go_on()
         if not bool(attention_mask[:, -1].all()):
             raise ValueError("generate: pad prompts on the left; here a row ends with padding")
         inputs = self._feed(input_ids, media)

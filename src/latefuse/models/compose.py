@@ -1,4 +1,4 @@
-"""Backbones put together: parts out of anybody's checkpoints, and the glued or light model that is made of them."""
+"""Backbones put together: parts out of anybody's checkpoints, and the glued, light or sighted model made of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from latefuse.models.families import FAMILIES, Family
 from latefuse.models.folder import FROM_FOLDER, BackboneError, must_be_complete
 from latefuse.models.glued import GluedConfig, GluedForConditionalGeneration
 from latefuse.models.light import LightConfig, LightModel
-from latefuse.models.tensors import read_model
+from latefuse.models.sighted import SightedConfig, SightedModel
+from latefuse.models.tensors import family_of, read_model
 from latefuse.models.towers import probe, transform
 from latefuse.progress import no_library_bars
 from latefuse.prompts.template import template_for
@@ -133,6 +134,31 @@ def load_sentences(folder: Path) -> Sentences:
     return Sentences(module.eval().requires_grad_(False), tokenizer, int(limit))
 
 
+@dataclass(frozen=True)
+class Reader:
+    """T5 in its own precision, and its tokenizer."""
+
+    module: Any
+    tokenizer: Any
+
+
+def load_reader(folder: Path, seed: int | None = None) -> Reader:
+    """The T5 of a checkpoint. seed: draws new weights for all of it, where it is not None.
+
+    Raises BackboneError for anything else.
+    """
+    folders.check(folder)
+    family = family_of(folder)
+    if family.kind != "encoder-decoder":
+        raise BackboneError(f"{folder}: not an encoder-decoder ({family.model_class}); choose a T5")
+    module = read_model(folder, family, "auto").get_submodule(family.seq2seq)
+    if seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = type(module)(module.config)
+    return Reader(module.eval().requires_grad_(False), _tokenizer(folder))
+
+
 def glue(tower: Tower, language: Language, options: BridgeOptions, seed: int) -> GluedForConditionalGeneration:
     """The parts as one model, with a new bridge between them that depends on `seed` alone."""
     table = language.base.get_input_embeddings()
@@ -169,6 +195,17 @@ def pair(tower: Tower, sentences: Sentences) -> LightModel:
     with torch.device("meta"):
         model = LightModel(config)
     model.model.update({"vision_tower": tower.module, "text_encoder": sentences.module})
+    return model
+
+
+def beside(tower: Tower, reader: Reader) -> SightedModel:
+    """T5 with a tower beside it."""
+    config = SightedConfig(
+        vision_config=tower.module.config, text_config=reader.module.config, vision_width=tower.width
+    )
+    with torch.device("meta"):
+        model = SightedModel(config)
+    model.model.update({"vision_tower": tower.module, "language_model": reader.module})
     return model
 
 

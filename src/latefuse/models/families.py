@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Family:
     """One row of the table; `inner` is the model without its head.
 
-    kind: `whole` for a model as somebody trained it, `glued` and `light` for those composed of parts. module: where
+    kind: `whole` for a model as somebody trained it, `glued` and `light` for those composed of parts, `encoder-decoder`
+    for T5, alone or beside a tower. seq2seq: where T5 is in it, "" for all of it. module: where
     its class lives. tower, bridge, language: prefixes of module names. token: modality -> config attribute with the
     placeholder's id. pixels: the deterministic transform of pictures or frames. encode: pixels -> what the frozen tower
     makes of them; first_sums_up: whether each frame's first token there stands for all of it, as CLS does; seen_width:
@@ -34,7 +35,8 @@ class Family:
 
     model_class: str
     language: tuple[str, ...]
-    kind: Literal["whole", "glued", "light"] = "whole"
+    kind: Literal["whole", "glued", "light", "encoder-decoder"] = "whole"
+    seq2seq: str = ""
     module: str = "transformers"
     feed: Callable[[Backbone, Tensor, MediaBatch | None], dict[str, Any]] = wiring.splice
     positions: Callable[[Any, dict[str, Any], Tensor, Tensor, Any], Tensor] = wiring.plain_positions
@@ -56,7 +58,8 @@ class Family:
     @property
     def goes_on(self) -> bool:
         """Whether media may stand behind tokens that are cached: not where positions are counted over whole rows."""
-        return self.positions is wiring.plain_positions and self.feed is wiring.splice
+        plain = self.positions is wiring.plain_positions and self.feed is wiring.splice
+        return plain and self.kind != "encoder-decoder"
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -178,6 +181,20 @@ FAMILIES: dict[str, Family] = {
         sentences=light.encode_sentences,
         kind="light",
         module="latefuse.models.light",
+        **COMPOSED,
+    ),
+    "t5": Family(
+        model_class="T5ForConditionalGeneration",
+        language=("encoder", "decoder"),
+        kind="encoder-decoder",
+    ),
+    "latefuse_sighted": Family(
+        model_class="SightedModel",
+        language=("model.language_model",),
+        encode=wiring_composed.encode_whole,
+        kind="encoder-decoder",
+        seq2seq="model.language_model",
+        module="latefuse.models.sighted",
         **COMPOSED,
     ),
 }

@@ -148,7 +148,7 @@ def pretrain(
     heads = nn.ModuleDict(
         {aspect: nn.Linear(tower.config.hidden_size, len(values)) for aspect, values in LOOKS.items()}
     )
-    _descend(
+    descend(
         [*tower.parameters(), *heads.parameters()],
         lambda step: look_loss(tower, heads, *lessons.looks_of(settings.looks)),
         settings.tower_steps,
@@ -173,14 +173,14 @@ def pretrain(
         ask = asking.first if step < FIRST_CHECKS * settings.checks else asking.then
         return caption_loss(model, encoder.checks(ask(settings.checked)), seen)
 
-    _descend(learned, told, settings.steps, settings.lr, "demo base", on_log)
+    descend(learned, told, settings.steps, settings.lr, "demo base", on_log)
     if settings.checks:
-        _descend(learned, checked, settings.checks, settings.lr, "demo base, checks", on_log)
+        descend(learned, checked, settings.checks, settings.lr, "demo base, checks", on_log)
     model.model.video_tower = copy.deepcopy(tower)
     model.eval()
 
 
-def _descend(
+def descend(
     parameters: list[nn.Parameter],
     loss_at: Callable[[int], torch.Tensor],
     steps: int,

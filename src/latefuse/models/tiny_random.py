@@ -15,6 +15,7 @@ from latefuse.models.families import FAMILIES, Family
 from latefuse.models.folder import seal
 from latefuse.models.glued import GluedConfig
 from latefuse.models.light import LightConfig
+from latefuse.models.sighted import SightedConfig
 from latefuse.models.tensors import model_class
 from latefuse.models.towers import default_transform
 from latefuse.prompts.template import template_for
@@ -42,10 +43,10 @@ ENDS = {"pad_token_id": IDS["<pad>"], "bos_token_id": IDS["<s>"], "eos_token_id"
 def random_backbone(out: Path, family: str = "video_llava", seed: int = 0) -> Path:
     """Write a sealed backbone folder of `family` with random weights drawn from `seed`; returns the folder.
 
-    family: a key of CONFIGS or of COMPOSED.
+    family: a key of CONFIGS, COMPOSED or READERS.
     """
     tokenizer = byte_tokenizer()
-    config = {**CONFIGS, **COMPOSED}[family](len(tokenizer))
+    config = ALL[family](len(tokenizer))
     row = FAMILIES[config.model_type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,7 +54,7 @@ def random_backbone(out: Path, family: str = "video_llava", seed: int = 0) -> Pa
     out.mkdir(parents=True, exist_ok=True)
     if row.kind == "glued":
         tokenizer.init_kwargs["prompt_template"] = template_for(config.text_config.model_type).name
-    if row.kind != "whole":
+    if row.kind != "whole" and row.tower:
         default_transform(config.vision_config).save_pretrained(out)
     elif row.image_processor:
         options = row.processor_options(config, SIDES.get(family))
@@ -65,8 +66,8 @@ def random_backbone(out: Path, family: str = "video_llava", seed: int = 0) -> Pa
 
 
 def row_of(family: str) -> Family:
-    """The row of FAMILIES that a key of CONFIGS or COMPOSED belongs to."""
-    return FAMILIES[{**CONFIGS, **COMPOSED}[family](len(byte_tokenizer())).model_type]
+    """The row of FAMILIES that a key of CONFIGS, COMPOSED or READERS belongs to."""
+    return FAMILIES[ALL[family](len(byte_tokenizer())).model_type]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -260,6 +261,26 @@ def _light_clip(vocabulary: int) -> Any:
     return _light(_clip(), 24, vocabulary)
 
 
+def _t5(vocabulary: int) -> Any:
+    """The start token of answers is the padding, as in every T5."""
+    return transformers.T5Config(
+        vocab_size=vocabulary,
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=2,
+        feed_forward_proj="relu",
+        decoder_start_token_id=IDS["<pad>"],
+        **{key: ENDS[key] for key in ("pad_token_id", "eos_token_id")},
+    )
+
+
+def _sighted(vocabulary: int) -> Any:
+    return SightedConfig(vision_config=_clip(), text_config=_t5(vocabulary), vision_width=24)
+
+
 CONFIGS: dict[str, Callable[[int], Any]] = {
     "video_llava": _video_llava,
     "llava": _llava,
@@ -276,4 +297,7 @@ COMPOSED: dict[str, Callable[[int], Any]] = {
     "light_conv": _light_conv,
     "light_clip": _light_clip,
 }
+READERS: dict[str, Callable[[int], Any]] = {"t5": _t5, "sighted": _sighted}
+"""Encoder-decoders: tasks of kind personalise only."""
+ALL = {**CONFIGS, **COMPOSED, **READERS}
 SIDES = {"qwen2_5_vl": 64, "qwen3_vl": 64}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from latefuse.config import Modality
+from latefuse.prompts.plain import PlainText
 from latefuse.prompts.render import END, PLACEHOLDER, MediaRef, PromptError, Segment, as_ref, check_placeholders, render
 from latefuse.prompts.template import Template, template_for
 
@@ -41,12 +41,7 @@ class Splicer:
         self.template = template
         self.expand = expand
         self.end_id = self._control_id(END)
-        self._controls = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._controls |= {"<image>", "<video>", *tokenizer.all_special_tokens, *template.control}
-        self._control_ids = {tokenizer.convert_tokens_to_ids(token) for token in self._controls}
-        self._control_ids -= {tokenizer.unk_token_id, None}
-        longest_first = sorted(map(re.escape, self._controls), key=len, reverse=True)
-        self._control_text = re.compile("|".join(longest_first))
+        self._plain = PlainText(tokenizer, template.control)
         self._open_ids: list[int] | None = None
 
     @classmethod
@@ -57,13 +52,7 @@ class Splicer:
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text without any control token: one that is spelled out in it falls apart into its letters."""
-        ids: list[int] = []
-        start = 0
-        for found in self._control_text.finditer(text):
-            ids += self._tokens(text[start : found.start() + 1])
-            start = found.start() + 1
-        ids += self._tokens(text[start:])
-        return ids
+        return self._plain.ids(text)
 
     def answer_ids(self, text: str, end: bool = True) -> list[int]:
         """The ids of an answer as they follow the opening `ASSISTANT:`; with the end token unless `end` is False."""
@@ -121,12 +110,6 @@ class Splicer:
         if whole[: len(self._open_ids)] == self._open_ids:
             return whole[len(self._open_ids) :]
         return self.plain(text)
-
-    def _tokens(self, text: str) -> list[int]:
-        if not text:
-            return []
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return [token for token in ids if token not in self._control_ids]
 
     def _control_id(self, name: str) -> int:
         literal = (self.template.end or self.tokenizer.eos_token) if name == END else name

@@ -24,8 +24,11 @@ from latefuse.models.named import is_folder, located
 from latefuse.models.tensors import check_tensors, family_of
 from latefuse.sections import S, Section, checked
 from latefuse.steps import backbone_parts as composed
-from latefuse.steps.backbone_parts import DEMO
+from latefuse.steps.backbone_parts import DEMO, DEMO_TEXT
 from latefuse.tracking import Tracker
+
+BUILT = {DEMO: "latefuse.models.tiny", DEMO_TEXT: "latefuse.models.tiny_t5"}
+"""What is made here out of nothing, and the code that it depends on."""
 
 
 class NamedOptions(Section):
@@ -65,25 +68,22 @@ def run(config: BackboneConfig, out: Path, tracker: Tracker, cache: Path | None 
 def _key(config: BackboneConfig) -> str | None:
     """What a kept backbone depends on; None where it is looked at each time: a folder, a name without revision."""
     if config.name in composed.KINDS:
-        return composed.key(config, str(_key(_demo_of(config))))
+        return composed.key(config, lambda role: str(_key(composed.demo_of(config, role))))
     parts: dict[str, Any] = {"options": config.options, "frames": config.frames, "name": config.name}
-    if config.name == DEMO:
-        parts["code"] = module_digest("latefuse.models.tiny")
+    if config.name in BUILT:
+        parts["code"] = module_digest(BUILT[config.name])
     elif config.revision is None or is_folder(config.name):
         return None
     parts["revision"] = config.revision
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _demo_of(config: BackboneConfig) -> BackboneConfig:
-    """The demo base that a composed backbone takes a part of: the one that a recipe with these options would build."""
-    return BackboneConfig(name=DEMO, frames=config.frames, options=composed.options_of(config).demo)
-
-
 def _make(config: BackboneConfig, target: Path, tracker: Tracker, cache: Path | None) -> dict[str, Any]:
     """Build, link, fetch or compose into `target`, seal it, check its tensors; returns the seal."""
     if config.name == DEMO:
         content = _build_demo(config, target, tracker)
+    elif config.name == DEMO_TEXT:
+        content = _build_demo_text(config, target, tracker)
     elif config.name in composed.KINDS:
         content = _compose(config, target, tracker, cache)
     else:
@@ -93,10 +93,10 @@ def _make(config: BackboneConfig, target: Path, tracker: Tracker, cache: Path | 
 
 
 def _compose(config: BackboneConfig, target: Path, tracker: Tracker, cache: Path | None) -> dict[str, Any]:
-    demo = _demo_of(config)
     with tempfile.TemporaryDirectory() as scratch:
 
-        def demo_folder() -> Path:
+        def demo_folder(role: str) -> Path:
+            demo = composed.demo_of(config, role)
             kept = (cache or Path(scratch)) / "backbones" / str(_key(demo))
             if not _intact(kept):
                 _make_aside(demo, kept, tracker, cache)
@@ -118,6 +118,18 @@ def _build_demo(config: BackboneConfig, target: Path, tracker: Tracker) -> dict[
         lambda values, step: tracker.metrics({f"train/{k}": v for k, v in values.items()}, step),
     )
     return folders.seal(target, name=DEMO, frames=config.frames, frame_marks=list(FRAME_TOKENS[: config.frames]))
+
+
+def _build_demo_text(config: BackboneConfig, target: Path, tracker: Tracker) -> dict[str, Any]:
+    from latefuse.models import tiny_t5
+
+    options = checked(tiny_t5.TinyT5Options, config.options, "options of the demo T5")
+    tiny_t5.build(
+        options.model_dump(),
+        target,
+        lambda values, step: tracker.metrics({f"train/{k}": v for k, v in values.items()}, step),
+    )
+    return folders.seal(target, name=DEMO_TEXT, frames=config.frames)
 
 
 def _take(config: BackboneConfig, target: Path) -> dict[str, Any]:
@@ -240,6 +252,6 @@ def _unpinned(config: BackboneConfig, content: dict[str, Any]) -> dict[str, str]
     parts = content.get("parts", {})
     found = {f"backbone.options.{role}_revision": part["revision"] for role, part in parts.items()}
     asked = {f"backbone.options.{role}_revision": config.options.get(f"{role}_revision") for role in parts}
-    if config.name != DEMO:
+    if config.name not in BUILT:
         found["backbone.revision"], asked["backbone.revision"] = content["revision"], config.revision
     return {key: commit for key, commit in found.items() if commit and not asked[key]}

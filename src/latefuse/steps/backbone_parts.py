@@ -1,4 +1,5 @@
-"""Composed backbones in a recipe: `backbone.name` glued or light, their options, and where their parts are found."""
+"""Composed backbones in a recipe: `backbone.name` glued, light or encoder-decoder, their options, and where their parts
+are found."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,7 +21,8 @@ from latefuse.models.hub import fetch
 from latefuse.models.named import PACKAGE, is_folder, located
 from latefuse.sections import Section, checked
 
-DEMO = "demo"
+DEMO, DEMO_T5, DEMO_TEXT = "demo", "demo-t5", "demo-t5-text"
+"""The demo base; the demo T5 beside the demo base's tower; the demo T5 alone."""
 
 
 class TowerOptions(Section):
@@ -56,9 +58,28 @@ class LightOptions(TowerOptions):
     text_revision: str | None = None
 
 
+class ReaderOptions(TowerOptions):
+    """`backbone.options` of an encoder-decoder beside a tower. language: a T5. random: whether its weights are drawn
+    anew by `seed`, the control that has read nothing. t5: options of the demo T5, where language is `demo`."""
+
+    language: str
+    language_revision: str | None = None
+    random: bool = False
+    seed: int = 0
+    t5: dict[str, Any] = {}
+
+
+class DemoReaderOptions(ReaderOptions):
+    """`backbone.options` of the demo T5."""
+
+    language: Literal["demo"] = "demo"
+
+
 KINDS: dict[str, tuple[type[TowerOptions], str]] = {
     "glued": (GluedOptions, "language"),
     "light": (LightOptions, "text"),
+    "encoder-decoder": (ReaderOptions, "language"),
+    DEMO_T5: (DemoReaderOptions, "language"),
 }
 """backbone.name -> its options, and the part beside the tower."""
 
@@ -77,21 +98,30 @@ def options_of(config: BackboneConfig) -> TowerOptions:
     return checked(KINDS[config.name][0], config.options, "backbone.options")
 
 
-def key(config: BackboneConfig, demo_key: str) -> str | None:
+def demo_of(config: BackboneConfig, role: str) -> BackboneConfig:
+    """The demo backbone that a part is taken of: the one that a recipe with these options would build."""
+    options = options_of(config)
+    if isinstance(options, ReaderOptions) and role != "tower":
+        return BackboneConfig(name=DEMO_TEXT, options={**options.t5, **({"steps": 0} if options.random else {})})
+    return BackboneConfig(name=DEMO, frames=config.frames, options=options.demo)
+
+
+def key(config: BackboneConfig, demo_key: Callable[[str], str]) -> str | None:
     """What a kept composed backbone depends on: options, the content of its parts, code; None where a part of a hub has
-    no revision. demo_key: that of the demo base."""
+    no revision. demo_key: of the demo backbone that a part is taken of."""
     options = options_of(config)
     parts = {role: _identity(options, role, demo_key) for role in ("tower", KINDS[config.name][1])}
     if None in parts.values():
         return None
-    rest = options.model_dump(mode="json", exclude={"demo", *parts, *(f"{role}_revision" for role in parts)})
+    rest = options.model_dump(mode="json", exclude={"demo", "t5", *parts, *(f"{role}_revision" for role in parts)})
     code = module_digest("latefuse.models.compose")
     text = json.dumps([config.name, config.frames, parts, rest, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def make(config: BackboneConfig, target: Path, demo: Callable[[], Path]) -> dict[str, Any]:
-    """Put the parts together in `target` and seal it; returns the seal. demo: gives the folder of the demo base.
+def make(config: BackboneConfig, target: Path, demo: Callable[[str], Path]) -> dict[str, Any]:
+    """Put the parts together in `target` and seal it; returns the seal. demo: gives the folder of the demo backbone
+    that a part is taken of.
 
     Raises BackboneError for a part that can't be had, is not safe to load, or does not fit.
     """
@@ -106,13 +136,16 @@ def make(config: BackboneConfig, target: Path, demo: Callable[[], Path]) -> dict
         marks = options.frame_marks or _seal(parts[other].folder).get("frame_marks")
         model: Any = compose.glue(tower, language, options.bridge, options.seed)
         tokenizer = language.tokenizer
+    elif isinstance(options, ReaderOptions):
+        reader = compose.load_reader(parts[other].folder, options.seed if options.random else None)
+        model, tokenizer = compose.beside(tower, reader), reader.tokenizer
     else:
         sentences = compose.load_sentences(parts[other].folder)
         model, tokenizer = compose.pair(tower, sentences), sentences.tokenizer
     compose.write(model, tokenizer, tower.processor, target)
     return folders.seal(
         target,
-        name="+".join(part.name for part in parts.values()),
+        name="+".join(part.name for part in parts.values()) + (" random" if getattr(options, "random", False) else ""),
         frames=config.frames,
         side=options.side,
         frame_marks=list(marks) if marks else None,
@@ -120,10 +153,11 @@ def make(config: BackboneConfig, target: Path, demo: Callable[[], Path]) -> dict
     )
 
 
-def _find(options: TowerOptions, role: str, demo: Callable[[], Path]) -> Part:
+def _find(options: TowerOptions, role: str, demo: Callable[[str], Path]) -> Part:
     name, revision, where = getattr(options, role), getattr(options, f"{role}_revision"), f"backbone.options.{role}"
     if name == DEMO:
-        return Part(DEMO, demo(), None)
+        folder = demo(role)
+        return Part(_seal(folder)["name"], folder, None)
     if is_folder(name):
         folder = located(name, where)
         if _seal(folder):
@@ -136,11 +170,11 @@ def _find(options: TowerOptions, role: str, demo: Callable[[], Path]) -> Part:
     return Part(name, folder, commit)
 
 
-def _identity(options: TowerOptions, role: str, demo_key: str) -> str | None:
+def _identity(options: TowerOptions, role: str, demo_key: Callable[[str], str]) -> str | None:
     """What a part depends on, told without fetching it."""
     name, revision = getattr(options, role), getattr(options, f"{role}_revision")
     if name == DEMO:
-        return demo_key
+        return demo_key(role)
     if not is_folder(name):
         return f"{name}@{revision}" if revision else None
     folder = located(name, f"backbone.options.{role}")

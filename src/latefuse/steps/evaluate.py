@@ -36,14 +36,19 @@ from latefuse.fusion import late
 from latefuse.models.adapters import read_card
 from latefuse.models.backbone import load as load_backbone
 from latefuse.prompts import MediaRef
-from latefuse.steps import evaluate_ranking, evaluate_vectors, evaluate_verdicts
+from latefuse.steps import evaluate_ranking, evaluate_recommending, evaluate_vectors, evaluate_verdicts
 from latefuse.tasks import get
 from latefuse.tasks.instruct import Example
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
 DESCRIPTION = "Each modality fine-tuned on its own, merged and fused in several ways, beside its controls."
-MEASURED_BY = {"embed": evaluate_vectors.run, "judge": evaluate_verdicts.run, "rank": evaluate_ranking.run}
+MEASURED_BY = {
+    "embed": evaluate_vectors.run,
+    "judge": evaluate_verdicts.run,
+    "rank": evaluate_ranking.run,
+    "personalise": evaluate_recommending.run,
+}
 FILES = ("report.html", "table.txt", "metrics.json", "gallery.json", "scores.parquet", "predictions.parquet")
 
 

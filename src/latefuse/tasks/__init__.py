@@ -18,6 +18,7 @@ KINDS = {
     "embed": "latefuse.tasks.embed",
     "judge": "latefuse.tasks.judge",
     "rank": "latefuse.tasks.rank",
+    "personalise": "latefuse.tasks.personalise",
 }
 
 

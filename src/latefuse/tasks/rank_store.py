@@ -24,8 +24,8 @@ from latefuse.data.readings.request import Of
 from latefuse.models.backbone import Backbone
 from latefuse.models.ranker import Shown
 from latefuse.models.text_vectors import rarity, text_vector_width, text_vectors
-from latefuse.prompts import MediaRef
 from latefuse.sections import nearest
+from latefuse.tasks.item_pictures import donors_among, picture_vectors, warm_pictures
 from latefuse.tasks.rank_columns import BEFORE, Columns, columns
 from latefuse.tasks.rank_readings import REVIEWS, of_pictures, of_reviews, places_of, reviewed
 from latefuse.training.features import Features
@@ -168,9 +168,9 @@ class Store:
             elif self.settings.picture == "words":
                 made = Frozen(*of_pictures(self.dataset, [row["images"] for row in self.items], encode))
             else:
-                refs = [MediaRef("image", path) for row in self.items for path in row["images"]]
-                encode.encoded += features.warm(refs, progress=progress)
-                made = self._pictures(features)
+                images = [row["images"] for row in self.items]
+                encode.encoded += warm_pictures(images, features, progress)
+                made = Frozen(*picture_vectors(images, self.backbone, features))
             if modality in self.settings.shuffled:
                 given[modality] = donors_among(made.place >= 0, [SHUFFLE_SEED, len(modality)])
             self.vectors[ITEM[modality]] = Frozen(made.matrix, made.place[given[modality]])
@@ -186,16 +186,6 @@ class Store:
     def _texts(self, texts: Sequence[str], encode: Encoder) -> Frozen:
         there = [number for number, text in enumerate(texts) if text]
         return Frozen(encode([texts[number] for number in there]), _places(there, len(texts)))
-
-    def _pictures(self, features: Features) -> Frozen:
-        """The mean of each item's pictures."""
-        there = [number for number, row in enumerate(self.items) if row["images"]]
-        made = []
-        for start in range(0, len(there), BLOCK):
-            some = [self.items[number]["images"] for number in there[start : start + BLOCK]]
-            vectors = features.pooled([MediaRef("image", path) for paths in some for path in paths]).float()
-            made.append(torch.stack([part.mean(0) for part in vectors.split([len(paths) for paths in some])]))
-        return Frozen(_joined(made, self.backbone.pooled_width("image")), _places(there, len(self.items)))
 
     def known_vectors(self) -> dict[str, Tensor]:
         """Source -> the vectors (m, width) of the items that training has a row of; after `warm`."""
@@ -251,17 +241,6 @@ class Store:
         starts = torch.from_numpy(np.cumsum(sizes) - sizes)
         bags = F.embedding_bag(torch.from_numpy(places.astype(np.int64)), frozen.matrix, starts, mode="mean")
         return bags, torch.from_numpy(_places(has, len(pairs))[inverse])
-
-
-def donors_among(there: Array, seed: list[int]) -> Array:
-    """(i,) whose vector each item has, in one cycle through those that have one, drawn by seed; others keep nothing.
-
-    there: (i,) bool. Of two or more nobody keeps its own.
-    """
-    donors, owners = np.arange(len(there)), np.flatnonzero(there)
-    order = np.random.default_rng(seed).permutation(len(owners))
-    donors[owners[order]] = owners[np.roll(order, 1)]
-    return donors
 
 
 class Encoder:

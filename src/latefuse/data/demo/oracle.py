@@ -19,9 +19,10 @@ import numpy as np
 
 from latefuse.data import media
 from latefuse.data.dataset import Dataset
-from latefuse.data.demo import pictures, words, world
+from latefuse.data.demo import journey, pictures, words, world
 from latefuse.data.demo.lessons import PIXELS, POT, shrink
 from latefuse.data.demo.looks import look
+from latefuse.data.errors import DataError
 from latefuse.evaluation.generation import recipe_scores
 
 FRAMES = 8
@@ -63,6 +64,22 @@ def same_look(items: Sequence[Mapping[str, Any]]) -> np.ndarray:
     planted = (row["attributes"] for row in items)
     looks = (look(json.loads(one) if isinstance(one, str) else one) for one in planted)
     return np.array([codes.setdefault(one, len(codes)) for one in looks], np.int64)
+
+
+def next_dish(data: Dataset, users: Sequence[str], last: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """(m, items) float64: how likely each dish is the next one of a user, where the demo's visits are a `journey`.
+
+    last: (m,) item codes of the dishes had last. seen: (m, items) bool, what each user has had. Raises DataError where
+    the users have no planted origin.
+    """
+    items = [json.loads(row["attributes"]) for row in data.rows("items")]
+    planted = {row["id"]: json.loads(row["attributes"]) for row in data.rows("users")}
+    if strangers := [user for user in users if "origin" not in planted.get(user, {})]:
+        raise DataError(f"user {strangers[0]!r} has no planted 'origin'; only users on a journey of the demo do")
+    origins, colours = [one["origin"] for one in items], [one["colour"] for one in items]
+    return journey.chances(
+        origins, colours, [planted[user]["origin"] for user in users], [colours[code] for code in last], seen
+    )
 
 
 def read_picture(pixels: np.ndarray) -> Read:

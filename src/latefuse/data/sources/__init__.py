@@ -24,6 +24,7 @@ Tables = Mapping[str, Callable[[], Iterator[Row]]]
 SOURCES: dict[str, str] = {
     "demo": "latefuse.data.sources.demo:Demo",
     "movielens": "latefuse.data.sources.movielens:MovieLens",
+    "amazon": "latefuse.data.sources.amazon:Amazon",
     "labelled_images": "latefuse.data.sources.labelled_images:LabelledImages",
     "recipes": "latefuse.data.sources.recipes:Recipes",
     "clips": "latefuse.data.sources.clips:Clips",

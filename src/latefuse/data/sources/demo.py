@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from latefuse import progress
-from latefuse.data.demo import clips, feed, judgements, looks, pictures, users, words, world
+from latefuse.data.demo import clips, feed, journey, judgements, looks, pictures, users, words, world
 from latefuse.sections import Section
 
 Row = dict[str, Any]
@@ -24,7 +24,9 @@ class DemoOptions(Section):
     clips: without them items have no clip, and nothing is asked about one. visits: by `taste` users follow what all
     modalities show, and write reviews; by `look` each sees dishes of one look only, so that nothing but the picture
     tells which dishes are seen together; in a `feed` each is shown `shown` dishes and likes one in fifty, of a colour
-    that the picture shows and an origin that the card tells. judgements: rounds of eight about each dish.
+    that the picture shows and an origin that the card tells; on a `journey` each stays with an origin that the card
+    tells and goes through the colours that the pictures show in a fixed cycle. judgements: rounds of eight about each
+    dish.
     """
 
     dishes: int = Field(720, ge=24)
@@ -32,7 +34,7 @@ class DemoOptions(Section):
     pictures: int = Field(2, ge=1)
     seed: int = 7
     clips: bool = True
-    visits: Literal["taste", "look", "feed"] = "taste"
+    visits: Literal["taste", "look", "feed", "journey"] = "taste"
     shown: int = Field(500, ge=1)
     judgements: int = Field(1, ge=0)
 
@@ -49,11 +51,12 @@ class Demo:
         self.menu = world.dishes(options.dishes, options.seed)
 
     def tables(self) -> Mapping[str, Callable[[], Iterator[Row]]]:
-        """Items, events, reviews (but by look), judgements (if any) and conversations; media are rendered on the first
-        call."""
+        """Items, users (on a journey), events, reviews (but by look), judgements (if any) and conversations; media are
+        rendered on the first call."""
         self.render()
         return {
             "items": self.items,
+            **({"users": self.users} if self.options.visits == "journey" else {}),
             "events": self.events,
             **({} if self.options.visits == "look" else {"reviews": self.reviews}),
             **({"judgements": self.judgements} if self.options.judgements else {}),
@@ -114,8 +117,14 @@ class Demo:
                 "split_item": dish.split,
             }
 
+    def users(self) -> Iterator[Row]:
+        """Who is on a journey. The planted taste is in the attributes, for evaluation only."""
+        for one in journey.travellers(self.options.users, self.options.seed):
+            planted = {"origin": one.origin, "notices": one.notices}
+            yield {"id": one.id, "name": one.name, "attributes": json.dumps(planted)}
+
     def events(self) -> Iterator[Row]:
-        """Views and likes; by look, views alone; in a feed what was shown."""
+        """Views and likes; by look and on a journey, views alone; in a feed what was shown."""
         if self.options.visits == "look":
             yield from looks.visits(self.menu, self.options.users, self.options.seed)
             return
@@ -131,6 +140,8 @@ class Demo:
     def _behaviour(self) -> Iterator[tuple[Row, Row | None]]:
         if self.options.visits == "feed":
             return feed.shown(self.menu, self.options.users, self.options.shown, self.options.seed)
+        if self.options.visits == "journey":
+            return journey.visits(self.menu, self.options.users, self.options.seed)
         people = users.users(self.options.users, self.options.seed)
         return users.behaviour(people, self.menu, self.options.seed)
 

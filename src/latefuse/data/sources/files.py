@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import hashlib
 import heapq
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -141,24 +143,39 @@ def _csv_header(path: Path, reader: Any) -> list[str]:
     return names
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """The objects of a file with one JSON object per line."""
-    with path.open("rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            where = f"{path.name}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                yield {"_line": where, "_error": NOT_UTF8}
-                continue
-            if not text.strip():
-                continue
-            try:
-                value = json.loads(text)
-            except ValueError as error:
-                yield {"_line": where, "_error": f"not-json: {error}"}
-                continue
-            yield _json_row(value, text, where)
+def read_jsonl(path: Path, parse: Callable[[str], Any] = json.loads) -> Iterator[Row]:
+    """The objects of a file with one JSON object per line, which may be packed with gzip (.gz).
+
+    parse: what reads a line that is not JSON; it raises ValueError where it can't.
+    """
+    for number, line in enumerate(_raw_lines(path), start=1):
+        where = f"{path.name}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            yield {"_line": where, "_error": NOT_UTF8}
+            continue
+        if not text.strip():
+            continue
+        try:
+            value = parse(text)
+        except ValueError as error:
+            yield {"_line": where, "_error": f"not-json: {error}"}
+            continue
+        yield _json_row(value, text, where)
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file. Raises DataError where a packed one is torn."""
+    if path.suffix.lower() != ".gz":
+        with path.open("rb") as handle:
+            yield from handle
+        return
+    try:
+        with gzip.open(path) as packed:
+            yield from packed
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file: {error}; fetch it again") from None
 
 
 def read_json(path: Path) -> Iterator[Row]:

@@ -16,6 +16,7 @@ import polars
 
 from latefuse.data.errors import DataError
 from latefuse.data.sources import Tables
+from latefuse.data.sources.cores import core
 from latefuse.data.sources.files import Row, below, folder, read, require, sample
 from latefuse.data.sources.rows import broken, item, question, words
 from latefuse.prompts.render import escape
@@ -202,7 +203,9 @@ class MovieLens:
         ]
         users: frozenset[str] | None = None
         if self.options.core > 1:
-            pairs = _core(self._pairs().filter(polars.col("movieId").is_in(films)), self.options.core)
+            pairs = core(
+                self._pairs().filter(polars.col("movieId").is_in(films)), self.options.core, "userId", "movieId"
+            )
             alive = set(pairs["movieId"].unique())
             films, users = [film for film in films if film in alive], frozenset(pairs["userId"].unique())
         if self.options.limit is not None:
@@ -221,13 +224,3 @@ class MovieLens:
             return scan.filter(rating >= self.options.min_rating).select("userId", "movieId").collect()
         except polars.exceptions.PolarsError as error:
             raise DataError(f"{path}: {error}") from None
-
-
-def _core(pairs: polars.DataFrame, least: int) -> polars.DataFrame:
-    """The k-core: every user and every film left has at least `least` rows."""
-    while True:
-        enough = (polars.len().over("userId") >= least) & (polars.len().over("movieId") >= least)
-        smaller = pairs.filter(enough)
-        if smaller.height == pairs.height:
-            return pairs
-        pairs = smaller

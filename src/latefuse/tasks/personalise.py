@@ -1,0 +1,340 @@
+"""What comes next, what suits, and why: one frozen language model behind 29 prompts (VIP5, arXiv 2305.14302).
+
+A row is a user, an item and a template; it becomes tokens when a batch is made of it. An item is its id followed by
+visual tokens, an answer is an item's id, yes or no, or an explanation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latefuse.config import Task, Train
+from latefuse.data.dataset import Dataset
+from latefuse.data.errors import DataError
+from latefuse.models import personal, personal_files
+from latefuse.models.adapter_files import AdapterCard
+from latefuse.models.backbone import Backbone
+from latefuse.models.beams import Found, item_beams
+from latefuse.models.item_trie import Allowed, allowed
+from latefuse.models.personal_reading import encode, explain
+from latefuse.models.prompted import Prompted
+from latefuse.prompts import MediaRef
+from latefuse.prompts.personal import family
+from latefuse.prompts.personal import template as template_of
+from latefuse.tasks import personal_rows
+from latefuse.tasks.personal_desk import Desk, open_desk, settings_of
+from latefuse.training.distributed import TrainingError
+from latefuse.training.features import Features
+from latefuse.training.schedule import Columnar
+
+Array = NDArray[Any]
+WINDOW = 16
+"""Of so many batches of an epoch, rows with candidates and rows without go into batches of their own."""
+
+
+@dataclass(frozen=True)
+class PersonalRow:
+    """One row of `Rows`. It holds nothing of its own."""
+
+    rows: Rows
+    place: int
+
+    @property
+    def row(self) -> str:
+        """`A-3-17-204`: its template, and the codes of its user and of its item."""
+        return self.rows.name(self.place)
+
+    @property
+    def tokens(self) -> int:
+        """Rows are counted, not words."""
+        return 1
+
+    @property
+    def learned(self) -> int:
+        """An answer."""
+        return 1
+
+    @property
+    def media(self) -> tuple[MediaRef, ...]:
+        """Vectors of pictures are made for the whole catalogue at once."""
+        return ()
+
+    @property
+    def group(self) -> str:
+        """All rows touch all parts."""
+        return "text"
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the weights at the end depend on."""
+        return [self.row]
+
+
+@dataclass(frozen=True)
+class Rows(Columnar):
+    """Rows as columns. desk: what they are made into prompts with. epochs: where each epoch begins, and the end."""
+
+    desk: Desk
+    columns: personal_rows.Rows
+    epochs: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @overload
+    def __getitem__(self, number: int) -> PersonalRow: ...
+    @overload
+    def __getitem__(self, number: slice) -> Rows: ...
+    def __getitem__(self, number: int | slice) -> PersonalRow | Rows:
+        if isinstance(number, slice):
+            return self.take(range(len(self))[number])
+        return PersonalRow(self, range(len(self))[number])
+
+    def __iter__(self) -> Iterator[PersonalRow]:
+        return (PersonalRow(self, place) for place in range(len(self)))
+
+    def take(self, numbers: Sequence[int] | Array) -> Rows:
+        """Some of the rows, in the order asked for."""
+        return Rows(self.desk, self.columns.take(np.asarray(numbers, np.int64)))
+
+    def name(self, number: int) -> str:
+        """The id of a row."""
+        return self.names[number] if number < 0 else self._names(slice(number, number + 1))[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The ids of all rows."""
+        return self._names(slice(None))
+
+    def _names(self, some: slice) -> list[str]:
+        of, users, items = self.columns.names()[some], self.columns.user[some], self.columns.item[some]
+        return [f"{template}-{user}-{item}" for template, user, item in zip(of, users, items, strict=True)]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n, 2) ones: a row counts as one token, and its answer is what is learned."""
+        return np.ones((len(self), 2), np.int64)
+
+    @property
+    def identities(self) -> str:
+        """A digest of everything that is drawn for the rows."""
+        made = hashlib.sha256()
+        for field in fields(self.columns):
+            made.update(np.ascontiguousarray(getattr(self.columns, field.name)).tobytes())
+        return made.hexdigest()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows of a split, and how many are left out, by reason. cut: rows of whose history not all is read."""
+
+    examples: Rows
+    left_out: dict[str, int]
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts and answers as the model reads them, see `Prompted`; rows: their names, for messages."""
+
+    ids: Tensor
+    mask: Tensor
+    words: Tensor
+    visual: Tensor
+    pictures: Tensor
+    seen: Tensor
+    labels: Tensor
+    family: Tensor
+    rows: tuple[str, ...]
+
+    @property
+    def prompted(self) -> Prompted:
+        """Without the names."""
+        return Prompted(**{field.name: getattr(self, field.name) for field in fields(Prompted)})
+
+
+def attach(backbone: Backbone, tasks: Mapping[str, Task], seed: int, chosen: Mapping[str, Selection]) -> None:
+    """Put a new network on the backbone. Raises TrainingError for more than one task, AdapterError and BackboneError
+    where the backbone is none for it."""
+    if len(tasks) > 1:
+        raise TrainingError(f"tasks {', '.join(tasks)}: prompts of all families are one task")
+    task = next(iter(tasks.values()))
+    personal.build(backbone, settings_of(task), seed, task.adapter)
+
+
+def save(backbone: Backbone, folder: Any, card: AdapterCard) -> AdapterCard:
+    """Write the network with its card. Raises AdapterError."""
+    return personal_files.save(backbone, folder, card)
+
+
+def load(backbone: Backbone, folder: Any) -> AdapterCard:
+    """Put a saved network on the backbone. Raises AdapterError."""
+    return personal_files.load(backbone, folder)
+
+
+def examples(dataset: Dataset, task: Task, split: str, backbone: Backbone) -> Rows:
+    """The rows of a split. See `select`."""
+    return select(dataset, task, split, backbone).examples
+
+
+def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed: bool = True) -> Selection:
+    """The rows of a split: of training as many epochs as its steps read, each drawn anew; of another one all that the
+    templates which are evaluated as seen ask.
+
+    Raises DataError without rows (unless they are not `needed`), and as `open_desk` does.
+    """
+    desk = open_desk(dataset, task, backbone)
+    if split == "train":
+        return Selection(_epochs(desk, task.train.max_steps * task.train.batch_size), {})
+    found = [asked(desk, family(name).seen, split) for name in desk.source.families]
+    rows = Rows(desk, personal_rows.joined([one.columns for one in found]))
+    if not len(rows) and needed:
+        raise DataError(f"{dataset.path}: no user and no review in split {split!r} of scheme 'loo'")
+    return Selection(rows, {})
+
+
+def asked(desk: Desk, template: str, split: str) -> Rows:
+    """What a template asks of a held-out split; the stored candidates where it shows some."""
+    lists = desk.candidates(split) if "candidates" in template_of(template).slots else None
+    return Rows(desk, desk.source.held_out(template, split, lists))
+
+
+def _epochs(desk: Desk, least: int) -> Rows:
+    parts: list[personal_rows.Rows] = []
+    starts = [0]
+    while starts[-1] < least:
+        parts.append(desk.source.train(len(parts)))
+        starts.append(starts[-1] + len(parts[-1]))
+    return Rows(desk, personal_rows.joined(parts), tuple(starts))
+
+
+def warm(rows: Rows, backbone: Backbone, features: Features, progress: bool) -> int:
+    """Make the picture vectors of all items, and tell a new network how they are scaled; returns how many were
+    encoded."""
+    encoded = rows.desk.warm(features, progress)
+    network = personal.network_of(backbone)
+    known = rows.desk.known_vectors()
+    if network.training and network.settings.k and len(known):
+        network.learn_vectors(known)
+    return encoded
+
+
+def steps(rows: Rows, train: Train, seed: int, parts: int) -> list[list[int]]:
+    """Row numbers of every optimiser step: epoch by epoch, shuffled by seed.
+
+    Long prompts, those with candidates, stand in batches of their own, so that little is padding.
+    """
+    size, order = train.batch_size, []
+    long = rows.columns.candidates >= 0
+    for number, (start, stop) in enumerate(zip(rows.epochs[:-1], rows.epochs[1:], strict=True)):
+        drawn = np.random.default_rng([seed, number]).permutation(np.arange(start, stop))
+        windows = np.split(drawn, range(WINDOW * size, len(drawn), WINDOW * size))
+        order += [some[np.argsort(long[some], kind="stable")] for some in windows]
+    every = np.concatenate(order)[: train.max_steps * size].reshape(train.max_steps, size)
+    blocks = np.split(np.arange(len(every)), range(WINDOW, len(every), WINDOW))
+    mixed = np.concatenate([np.random.default_rng([seed, n, 1]).permutation(block) for n, block in enumerate(blocks)])
+    return [[int(row) for row in every[step]] for step in mixed]
+
+
+def collate(rows: Rows, backbone: Backbone, features: Features) -> Batch:
+    """One batch."""
+    prompted = rows.desk.prompted(rows.columns)
+    told = {field.name: getattr(prompted, field.name) for field in fields(Prompted)}
+    return Batch(**told, rows=tuple(rows.names))
+
+
+def loss(backbone: Backbone, batch: Batch) -> tuple[Tensor, int]:
+    """Summed cross-entropy in nats of the answers' tokens, and how many there are."""
+    return personal.loss(backbone, batch.prompted)
+
+
+@torch.no_grad()
+def nll(backbone: Backbone, rows: Rows, *, features: Features, batch_size: int = 32) -> Tensor:
+    """Cross-entropy in nats of every row's whole answer, (n,)."""
+    found = [personal.nll(backbone, part).cpu() for _, part in _parts(backbone, rows, features, batch_size)]
+    return torch.cat(found)[_back(rows)]
+
+
+def next_items(
+    backbone: Backbone,
+    rows: Rows,
+    most: int,
+    *,
+    features: Features,
+    batch_size: int = 32,
+    only: Array | None = None,
+) -> tuple[Array, Array]:
+    """The items (n, most) that answer each row best, best first, and their log-probabilities in nats; -1 where none is
+    left. rows: of one template. only: (n, count) item codes that each row may name, and no others.
+
+    A row with candidates names one of these; any other one an item that its user has not had (VIP5, section 3.4, has
+    its beams unconstrained and drops what is no item).
+    """
+    desk, items, scores = rows.desk, [], []
+    desk.warm(features, progress=False)
+    beams = max(most, desk.settings.beams)
+    for some, part in _parts(backbone, rows, features, batch_size):
+        columns = rows.columns.take(np.array(some))
+        lists = desk.listed(columns) if (columns.candidates >= 0).all() else None
+        if only is not None:
+            lists = list(only[some])
+        never = None if lists is not None else desk.had(columns)
+        found = _search(backbone, part, allowed(desk.trie, len(some), never=never, only=lists), most, beams)
+        items.append(found.items.cpu())
+        scores.append(found.scores.cpu())
+    back = _back(rows)
+    return torch.cat(items)[back].numpy(), torch.cat(scores)[back].numpy()
+
+
+def _search(backbone: Backbone, prompted: Prompted, may: Allowed, most: int, beams: int) -> Found:
+    """Behind prompts of one family: what the decoder writes goes through the bottlenecks of that family."""
+    if backbone.seq2seq is None:
+        raise TrainingError(
+            f"backbone {backbone.name!r} is no encoder-decoder: lists of items are not written by it yet"
+        )
+    states = encode(backbone, prompted).last_hidden_state
+    network = personal.network_of(backbone)
+    if network.bottlenecks is not None and prompted.family is not None:
+        network.bottlenecks.kind = prompted.family[:1]
+    return item_beams(backbone.seq2seq, states, prompted.mask, may, most, beams)
+
+
+def explanations(backbone: Backbone, rows: Rows, *, features: Features, batch_size: int = 32) -> list[str]:
+    """What is written for each row, greedily."""
+    most, said = rows.desk.settings.target_tokens, list[str]()
+    for _, part in _parts(backbone, rows, features, batch_size):
+        said += [
+            backbone.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in explain(backbone, part, most)
+        ]
+    return [said[place] for place in _back(rows).tolist()]
+
+
+def _order(rows: Rows) -> Array:
+    """Rows by how long their prompts are, about: those with candidates, then by history."""
+    return np.lexsort((rows.columns.begin - rows.columns.end, rows.columns.candidates < 0))
+
+
+def _back(rows: Rows) -> Tensor:
+    return torch.from_numpy(np.argsort(_order(rows)))
+
+
+def _parts(backbone: Backbone, rows: Rows, features: Features, batch_size: int) -> Iterator[tuple[list[int], Prompted]]:
+    """Batches of rows of about one length: their numbers and the prompts, in evaluation mode."""
+    rows.desk.warm(features, progress=False)
+    order, network = _order(rows), personal.network_of(backbone)
+    was = network.training
+    for part in (backbone.model, network):
+        part.eval()
+    for start in range(0, len(order), batch_size):
+        some = order[start : start + batch_size]
+        yield some.tolist(), rows.desk.prompted(rows.columns.take(some)).to(backbone.device)
+    for part in (backbone.model, network):
+        part.train(was)

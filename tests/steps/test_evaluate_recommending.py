@@ -1,0 +1,106 @@
+"""The step that measures personalised prompts: what it leaves, and that its numbers are those of its predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from pages import must_stand_alone
+from small_shop import shop
+
+from latefuse.config import Evaluation, Job, Task
+from latefuse.config_fusion import Fusion
+from latefuse.evaluation import bpr
+from latefuse.steps import evaluate, evaluate_recommending, finetune
+from latefuse.tracking import Null
+
+HOW = {"bootstrap": 100, "batch_size": 8, "recommending": {"max_rows": 14, "explanations": 5}}
+SHARED = {"candidates": 15, "per_user": 1, "history": 6, "target_tokens": 12, "beams": 10}
+ARMS: dict[str, dict[str, Any]] = {
+    "both": {"modality": ["text", "image"], "personalise": {"k": 2, **SHARED}},
+    "text-only": {"modality": ["text"], "personalise": {"k": 0, **SHARED}},
+    "shuffled": {"modality": ["text", "image"], "personalise": {"k": 2, "shuffled": True, **SHARED}},
+}
+TEMPLATES = ["A-3", "A-9", "B-5", "B-8", "C-3", "C-12"]
+
+
+@pytest.fixture(scope="module")
+def measured(backbone_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base, out = backbone_folder("sighted"), tmp_path_factory.mktemp("evaluated")
+    data = shop(tmp_path_factory.mktemp("shop"), [5, 6, 7, 8] * 4, items=40, pictures=True)
+    train = {"max_steps": 2, "batch_size": 8, "lr": 0.003}
+    tasks = {name: Task.model_validate({"kind": "personalise", "train": train, **arm}) for name, arm in ARMS.items()}
+    folders = []
+    for name, seed in (("both", 0), ("both", 1), ("text-only", 0), ("shuffled", 0)):
+        folders.append(out / f"{name}-{seed}")
+        job = Job(name=name, seed=seed, tasks={"both": tasks[name]})
+        finetune.run(job, data.path, base, folders[-1], Null(), out / "cache")
+    evaluate.run(
+        Evaluation.model_validate(HOW), tasks, Fusion(), data.path, base, folders, [], out / "told", Null(),
+        out / "cache",
+    )  # fmt: skip
+    return out / "told"
+
+
+@pytest.fixture(scope="module")
+def metrics(measured: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((measured / "metrics.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows(measured: Path) -> pl.DataFrame:
+    return pl.read_parquet(measured / "predictions.parquet")
+
+
+def test_it_leaves_its_files(measured: Path) -> None:
+    for name in (*evaluate_recommending.FILES, "result.json"):
+        assert (measured / name).stat().st_size > 0
+    result = json.loads((measured / "result.json").read_text())
+    floors = ["popularity", "item-kNN", "Markov", "highest + 1", "previous + 1", "SASRec", "VBPR"]
+    assert set(result["arms"]) == {*floors, *([] if bpr.missing() else ["BPR"]), *ARMS}
+    assert result["rows"] == 14
+
+
+def test_metrics_are_those_of_the_predictions(metrics: dict[str, float], rows: pl.DataFrame) -> None:
+    for template, place, suffix in (("A-3", "", ""), ("A-9", "A-9/", ""), ("B-5", "B-5/", "/sampled-15")):
+        for arm in ("both", "shuffled"):
+            found = rows.filter(arm=arm, template=template)
+            hits = [item in top[:5] for item, top in zip(found["item"], found["top"], strict=True)]
+            assert metrics[f"eval/{place}hr_at_5{suffix}/{arm}"] == pytest.approx(np.mean(hits))
+    said = rows.filter(arm="both", template="C-12")
+    hit = np.mean(["mint" in text.split() for text in said["written"]])
+    assert metrics["eval/C-12/feature_hit/both"] == pytest.approx(hit)
+    assert metrics["eval/C-3/rouge_l/copied"] > 0
+    assert metrics["eval/hr_at_10/text-only/main-minus"] == pytest.approx(
+        metrics["eval/hr_at_10/both"] - metrics["eval/hr_at_10/text-only"]
+    )
+
+
+def test_all_arms_answer_the_same_questions_with_items_that_are_new(measured: Path, rows: pl.DataFrame) -> None:
+    for template in TEMPLATES:
+        asked = [part.select("user", "item") for _, part in rows.filter(template=template).group_by(["arm", "seed"])]
+        assert len(asked) >= 4
+        assert all(part.equals(asked[0]) for part in asked)
+    assert (rows.filter(pl.col("template").str.starts_with("A"))["top"].list.n_unique() == 10).all()
+    stored = pl.read_parquet(measured / "candidates.parquet")
+    direct = rows.filter(template="B-5", arm="both", seed=0).join(stored, on=["template", "user", "item"])
+    assert len(direct) == 14
+    for row in direct.iter_rows(named=True):
+        assert set(row["top"]) <= set(row["candidates"])
+        assert row["item"] in row["candidates"]
+
+
+def test_the_report_stands_alone_and_tells_every_template(measured: Path) -> None:
+    page = (measured / "report.html").read_text()
+    must_stand_alone(page)
+    for template in TEMPLATES:
+        assert f"({template}, " in page
+    assert "highest + 1" in page
+    table = (measured / "table.txt").read_text()
+    assert "What comes next (A-3, seen in training)" in table
