@@ -7,8 +7,8 @@ them, and to answer small questions about lists; never a row of a dataset.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 from latefuse import progress
 from latefuse.data.demo import texts
-from latefuse.data.demo.texts import Texts
+from latefuse.data.demo.texts import LONGEST, SHORT, Texts
 from latefuse.models.tiny import descend
 from latefuse.models.tiny_tokenizer import SPACE
 from latefuse.models.tiny_tokenizer import vocabulary as kitchen
@@ -28,10 +28,13 @@ from latefuse.sections import Section
 SPECIAL = ("<pad>", "</s>", "<unk>")
 MARKERS = tuple(f"<extra_id_{number}>" for number in range(32))
 DIGITS = "0123456789"
+PAIRS = tuple(tens + ones for tens in DIGITS for ones in DIGITS)
 IGNORED = -100
 CORRUPTED, SPAN = 0.15, 3
 """Share of a text's tokens that are left out, and how long each gap is on average: T5's own."""
-MIX = {"gaps": 0.25, "rest": 0.05, "question": 0.7}
+MIX = {"gaps": 0.15, "rest": 0.05, "question": 0.8}
+BESIDE = 6.0
+"""By how much the scores of a neighbour are raised at the beginning."""
 CHUNK = 4
 """How many times the rows of a step are drawn before like lengths are put together."""
 
@@ -82,17 +85,21 @@ def architecture(tokenizer: PreTrainedTokenizerFast, settings: TinyT5Options) ->
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of the demo's world, one a digit, byte pieces for everything else; ends texts as T5's does."""
+    """One token a word of the demo's world, one every two digits from the left, byte pieces for everything else.
+
+    It ends texts as T5's does.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     known = {*kitchen(), *texts.vocabulary(), *prompts()}
-    known = {word for word in known if not set(word) & set(DIGITS)} | set(DIGITS)
-    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *(SPACE + word for word in sorted(known))]
+    known = {word for word in known if not set(word) & set(DIGITS)} | {*DIGITS, *PAIRS}
+    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *PAIRS]
+    pieces += [SPACE + word for word in sorted(known)]
     ids = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *MARKERS]))}
     core = Tokenizer(models.WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=100_000))
     core.normalizer = normalizers.Prepend(" ")
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?[0-9]| ?[^\s0-9]+|\s"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r" ?[0-9]{1,2}| ?[^\s0-9]+|\s"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -114,10 +121,11 @@ def pretrain(
     settings: TinyT5Options,
     on_log: Callable[[dict[str, float], int], None],
 ) -> None:
-    """Teach the model all kinds of MIX in one. It is in evaluation mode afterwards."""
+    """Teach the model all kinds of MIX in one, lists short at first. Without dropout, as T5 1.1 was."""
     lessons = Lessons(tokenizer, settings.seed)
-    model.train()
-    batches = lessons.batches(settings.batch)
+    look_around(model)
+    model.eval()
+    batches = lessons.batches(settings.batch, settings.steps)
 
     def loss_at(step: int) -> torch.Tensor:
         loss: torch.Tensor = model(**next(batches)).loss
@@ -125,7 +133,20 @@ def pretrain(
 
     if settings.steps:
         descend(list(model.parameters()), loss_at, settings.steps, settings.lr, "demo T5", on_log)
-    model.eval()
+
+
+@torch.no_grad()
+def look_around(model: T5ForConditionalGeneration) -> None:
+    """Let a head of the encoder begin by looking at the token before, one at that behind, one of the decoder before.
+
+    Whoever copies from a list must know what stands beside what, and learns it late from scores that begin as noise.
+    """
+    reads, writes = (
+        stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight for stack in (model.encoder, model.decoder)
+    )
+    behind = len(reads) // 2 + 1
+    for table, bucket, head in ((reads, 1, 0), (reads, behind, 1), (writes, 1, 0)):
+        table[bucket, head] += BESIDE
 
 
 class Lessons:
@@ -137,9 +158,13 @@ class Lessons:
         self.pad, self.end = tokenizer.pad_token_id, tokenizer.eos_token_id
         self.markers = tokenizer.convert_tokens_to_ids(list(MARKERS))
 
-    def batches(self, size: int) -> Any:
-        """Endless input_ids, attention_mask (size, L) and labels (size, T; -100 for padding), of like lengths each."""
-        while True:
+    def batches(self, size: int, steps: int = 0) -> Iterator[dict[str, torch.Tensor]]:
+        """Endless input_ids, attention_mask (size, L) and labels (size, T; -100 for padding), of like lengths each.
+
+        steps: of which the first half shows lists that grow.
+        """
+        for drawn in count():
+            self.texts.longest = min(LONGEST, SHORT + drawn * CHUNK * 2 * LONGEST // max(steps, 1))
             rows = sorted((self.row() for _ in range(CHUNK * size)), key=lambda row: len(row[0]))
             some = [rows[start : start + size] for start in range(0, len(rows), size)]
             self.rng.shuffle(some)
@@ -159,10 +184,10 @@ class Lessons:
 
     def gaps(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """A text with gaps, each a marker; then marker by marker what stood there."""
-        count = max(1, round(len(ids) * CORRUPTED / SPAN))
-        left_out = max(count, round(len(ids) * CORRUPTED))
-        lengths = self._parts(left_out, count)
-        kept = self._parts(max(count, len(ids) - left_out), count)
+        gaps = max(1, round(len(ids) * CORRUPTED / SPAN))
+        left_out = max(gaps, round(len(ids) * CORRUPTED))
+        lengths = self._parts(left_out, gaps)
+        kept = self._parts(max(gaps, len(ids) - left_out), gaps)
         told: list[int] = []
         answer: list[int] = []
         at = 0
@@ -172,9 +197,9 @@ class Lessons:
             at += before + length
         return [*told, *ids[at:], self.end], [*answer, self.end]
 
-    def _parts(self, total: int, count: int) -> list[int]:
-        """`count` numbers of at least 1 that add up to `total`."""
-        cuts = sorted(self.rng.sample(range(1, total), count - 1))
+    def _parts(self, total: int, parts: int) -> list[int]:
+        """`parts` numbers of at least 1 that add up to `total`."""
+        cuts = sorted(self.rng.sample(range(1, total), parts - 1))
         return [end - start for start, end in pairwise([0, *cuts, total])]
 
     def _ids(self, text: str) -> list[int]:

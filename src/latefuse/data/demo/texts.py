@@ -17,6 +17,8 @@ LARGEST = 10_000
 JOINS = (",", "->", "and")
 YES, NO = "yes", "no"
 REVIEWERS = 400
+SHORT, LONGEST = 3, 16
+"""Of lists: how long they are at first where they grow, and at most."""
 
 LAST, FIRST, AFTER, ISIN, BESIDE, NAMED, ECHO = (
     "which is the last of {} ?",
@@ -31,10 +33,10 @@ QUESTIONS = (LAST, FIRST, AFTER, ISIN, BESIDE, NAMED, ECHO)
 
 
 class Texts:
-    """An endless supply from one seed."""
+    """An endless supply from one seed. longest: how long lists are at most, from then on."""
 
     def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
+        self.rng, self.longest = random.Random(seed), LONGEST
         self.dishes = [dish for dish in world.dishes(IMAGINED, seed + OFFSET) if dish.split == "train"]
         values = [value for values in world.ATTRIBUTES.values() for value in values]
         self.pool = sorted({*values, *world.INGREDIENTS, *world.ALLERGENS, *words.COOKS})
@@ -83,7 +85,9 @@ class Texts:
 
     def _some(self) -> list[str]:
         """Numbers, or words, in a row."""
-        return self._numbers(16) if self.rng.random() < 0.8 else self.rng.sample(self.pool, self.rng.randint(2, 10))
+        if self.rng.random() < 0.8:
+            return self._numbers(self.longest)
+        return self.rng.sample(self.pool, self.rng.randint(2, self.longest))
 
     def _end(self, question: str, place: int) -> tuple[str, str]:
         items = self._some()
@@ -103,7 +107,7 @@ class Texts:
 
     def _beside(self) -> tuple[str, str]:
         """Words with numbers beside them, asked either way round."""
-        numbers = self._numbers(8)
+        numbers = self._numbers(max(2, self.longest // 2))
         names = self.rng.sample(self.pool, len(numbers))
         told = self._list([f"{number} {name}" for number, name in zip(numbers, names, strict=True)])
         place = self.rng.randrange(len(numbers))
