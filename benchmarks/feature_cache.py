@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 from transformers import PrinterCallback, Trainer, TrainingArguments, VideoLlavaForConditionalGeneration
 
+from latefuse import usage
 from latefuse.config import Job
 from latefuse.data.dataset import Dataset, store_medium, write_dataset
 from latefuse.models.backbone import Backbone, load
@@ -145,7 +145,7 @@ def write_pixels(folder: Path, job: Job) -> None:
 
 def peak() -> float:
     """Peak resident memory so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return usage.own_peak() / 2**20
 
 
 def one(path: str, folder: Path, steps: int) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from latefuse import usage
 from latefuse.config import Mining
 from latefuse.data.mining import DIGITS, SLICE, mine
 
@@ -83,8 +83,7 @@ def one(way: str, events: int, items: int, folder: Path) -> dict[str, Any]:
 
 def peak() -> float:
     """Peak resident memory so far, GiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return usage.own_peak() / usage.GIB
 
 
 def apart(way: str, events: int, items: int, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from latefuse import usage
 from latefuse.config import Data
 from latefuse.data import sources
 from latefuse.sections import Section
@@ -71,8 +71,7 @@ def one(rows: int) -> dict[str, Any]:
         wall, cpu = time.perf_counter(), time.process_time()
         prepare.run(data, Path(out), Null())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"rows": rows, "wall_s": wall, "cpu_s": cpu, "peak_gib": peak}
+    return {"rows": rows, "wall_s": wall, "cpu_s": cpu, "peak_gib": usage.own_peak() / usage.GIB}
 
 
 def main() -> int:

@@ -36,6 +36,17 @@ def test_it_is_at_least_what_is_used_now() -> None:
     assert len(held) == 2**27
 
 
+def test_what_the_parent_held_does_not_count() -> None:
+    held = bytearray(2**29)
+    script = "from latefuse import usage; print(usage.own_peak(), usage.peaks()['peak_rss_gib'])"
+    own, told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert 2**22 < int(own) < 2**28
+    assert float(told) == pytest.approx(int(own) / 2**30, abs=0.01)
+    assert len(held) == 2**29
+
+
 def test_workers_count(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     said = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True).stdout

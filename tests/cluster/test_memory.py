@@ -186,8 +186,9 @@ def train(config, length, checkpointing):
         optimiser.zero_grad()
 """
 PEAK = """
-import json, resource, sys
+import json, sys
 import psutil
+from latefuse import usage
 
 torch.set_num_threads(1)
 config = json.loads(sys.argv[1])
@@ -195,7 +196,7 @@ tiny = {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 80, "num_hidde
 train({**config, **tiny}, 64, False)  # all that is loaded on first use is loaded
 floor = psutil.Process().memory_info().rss
 train(config, 1024, False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - floor)
+print(usage.own_peak() - floor)
 """
 MIDDLE = {
     "model_type": "llama", "vocab_size": 4000, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6,
@@ -209,7 +210,6 @@ def told_of(config, length, checkpointing=False):
     return estimate(shapes_of(config), adapter, ("text",), load, checkpointing=checkpointing, gpu=False)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
 def test_the_peak_of_a_process_above_its_imports():
     # Freed blocks go back at once, as profiles for a CPU cluster ask for; else glibc keeps up to as much again.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
