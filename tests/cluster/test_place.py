@@ -91,8 +91,9 @@ def test_no_pod_runs_as_root_unless_a_profile_says_so(tmp_path):
 
 
 def test_where_a_trainjob_trains_the_pipelines_own_node_has_no_gpu(tmp_path):
-    many = {"launcher": "trainjob", "nodes": 2, "processes": 2, "driver": {"memory": "1Gi"}}
-    spec, _ = compiled(profile(steps={"finetune": FULL}, **many), tmp_path)
+    kept = {"volumes": {"/data": "workspace"}, "env": {"LATEFUSE_HOME": "/data"}}
+    many = {"launcher": "trainjob", "nodes": 2, "processes": 2, "driver": {"memory": "1Gi", **kept}}
+    spec, _ = compiled(profile(steps={"finetune": {**FULL, **kept}}, **many), tmp_path)
     resources = spec["deploymentSpec"]["executors"]["exec-finetune-image"]["container"]["resources"]
     assert "accelerator" not in resources
     assert resources["resourceMemoryLimit"] == "1Gi"
