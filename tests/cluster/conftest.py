@@ -1,7 +1,10 @@
 """What tests of TrainJobs share."""
 
 import pytest
+from loopback_kubernetes import kubeconfig, serving
 
+from latefuse.cluster import kubernetes_api, train_job, train_job_logs, train_job_watch
+from latefuse.config import Job
 from latefuse.config_profile import Resources
 from latefuse.config_trainjob import Nodes
 
@@ -33,3 +36,41 @@ def where():
         )
 
     return make
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Everything that waits for a cluster waits a moment only; no trace of a pod in the environment."""
+    monkeypatch.setattr(kubernetes_api, "PAUSE_S", 0.1)
+    monkeypatch.setattr(kubernetes_api.connect, "__defaults__", (3.0,))
+    monkeypatch.setattr(train_job_logs, "AGAIN_S", 0.05)
+    monkeypatch.setattr(train_job_watch, "SLACK_S", 0.2)
+    monkeypatch.setenv("LATEFUSE_HOME", str(tmp_path / "home"))
+    for name in ("KFP_POD_NAME", "KFP_POD_UID", "LATEFUSE_PIPELINE_RUN", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def launch(quick, tmp_path, where, monkeypatch):
+    """`launch(cluster, **nodes)` runs a job on it; returns the folder of its output and the numbers that were heard."""
+    for name in ("dataset", "backbone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(name)
+        (tmp_path / name / "weights.safetensors").write_text(name)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def run(cluster, **nodes):
+        given = where({"poll_s": 0.05, **nodes}, timeout_s=2, volumes={str(tmp_path / "home"): "latefuse-workspace"})
+        job = Job.model_validate({"name": "image", "seed": 0, "tasks": {}, "launcher": "trainjob", "nodes": 2,
+                                  "processes": 8, "threads": 3})  # fmt: skip
+        heard = []
+        with serving(cluster) as host:
+            monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, host)))
+            start = train_job.launcher(given, "finetune-image")
+            request = {name: str(tmp_path / name) for name in ("dataset", "backbone", "out")}
+            work = tmp_path / "home" / "work" / "finetune-image" / "0123"
+            start("latefuse.steps.finetune", request, job, work, lambda *told: heard.append(told))
+        return out, heard
+
+    return run
