@@ -75,11 +75,13 @@ def step(options: argparse.Namespace) -> int:
     for folder in (options.dataset, options.backbone):
         _exists(folder)
     if options.step == "finetune":
+        from latefuse.cluster import train_job_where
         from latefuse.cluster.sources import source_digest
 
         job = _job(settings, options.job, options.seed)
         name = node.node_name(job, recipe.seeds)
-        node.finetune(job.model_dump_json(), *given, out, node=name, source=source_digest("finetune"))
+        where = train_job_where.where(settings.profile) if job.launcher == "trainjob" else None
+        node.finetune(job.model_dump_json(), *given, out, node=name, source=source_digest("finetune"), where=where)
     elif options.step == "fuse":
         seed = recipe.seeds[0] if options.seed is None else options.seed
         part = node.FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed)

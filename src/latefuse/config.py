@@ -304,6 +304,7 @@ class Job(Section):
     threads: int | None = None
     deepspeed: str | dict[str, Any] | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    stall_s: float = 900
 
     @property
     def kind(self) -> Kind:
@@ -336,6 +337,7 @@ class Config(Section):
         shared = self.profile.model_dump(
             include={"launcher", "nodes", "processes", "threads", "deepspeed", "precision"}
         )
+        shared["stall_s"] = self.profile.trainjob.stall_s
         return [
             Job(name=arm, seed=seed, tasks=part, **shared) for seed in self.recipe.seeds for arm, part in arms.items()
         ]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from latefuse.config_trainjob import Nodes
 from latefuse.sections import Section
 
 Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
@@ -107,6 +108,7 @@ class Profile(Section):
     default: Resources = Resources()
     steps: dict[Step, Resources] = {}
     driver: Resources = Resources()
+    trainjob: Nodes = Nodes()
     recipe: dict[str, Any] = {}
     lengthen: float = Field(1, gt=0)
 

@@ -35,7 +35,7 @@ def environment(tmp_path, server):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LATEFUSE_", "MLFLOW_"))}
     return {
         **kept,
-        "PYTHONPATH": str(HELPERS),
+        "PYTHONPATH": os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "LATEFUSE_HOME": str(tmp_path / "home"),
         **SECRETS,
         "HOME": str(tmp_path / USER),
@@ -184,3 +184,14 @@ def test_without_a_server_the_run_goes_on_and_is_told_later(tmp_path, environmen
     assert {run["status"] for run in server.runs.values()} == {"FINISHED"}
     subprocess.run(command, env=environment, check=True, timeout=120)
     assert len(server.runs) == 4
+
+
+def test_a_run_that_is_stopped_while_a_step_waits_for_its_next_attempt_does_not_make_one(tmp_path, environment, server):
+    process = start({**environment, "SMALL_RETRIES": "3"}, {"image": {"fail": True}})
+    step = waiting(tmp_path, "finetune-image")
+    step.wait(timeout=200)
+    process.terminate()
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 130, out
+    assert "attempt 1 of 4 has failed" in out
+    assert out.count("> finetune-image") == 1

@@ -1,5 +1,6 @@
 """A pipeline with the shape of the real one (lists, names, artifacts) and steps of a few milliseconds."""
 
+import os
 from typing import Any, List  # noqa: UP035
 
 from kfp import dsl
@@ -47,6 +48,8 @@ def builder(texts: dict[str, str]) -> Any:
                 for key, text in texts.items()
                 if key != "evaluate"
             ]
+            if retries := int(os.environ.get("SMALL_RETRIES", 0)):
+                arms[0].set_retry(retries, backoff_duration="30s")
             stamp = " ".join(str(arm.outputs["Output"]) for arm in arms)
             lists = {"finetuned": [arm.outputs["out"] for arm in arms]}
             node(gather, "evaluate", config=texts["evaluate"], source=evaluate_source, inputs=stamp, **lists)

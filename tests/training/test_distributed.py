@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +104,19 @@ def test_a_batch_that_does_not_fit_the_processes_stops_before_they_start(
 def test_a_process_that_fails_is_an_error_and_its_lines_are_heard(tmp_path: Path) -> None:
     script = tmp_path / "falls.py"
     script.write_text(
-        "import json, os, sys\n"
+        "import json, os, sys, time\n"
         "asked = json.load(open(sys.argv[1]))\n"
         "if os.environ['RANK'] == '0':\n"
         "    open(asked['log'], 'a').write(json.dumps({'values': {'train/loss': asked['x']}, 'step': 7}) + '\\n')\n"
-        "else:\n"
+        "while not os.path.getsize(asked['log']):\n"
+        "    time.sleep(0.05)\n"
+        "if os.environ['RANK'] == '1':\n"
         "    sys.exit(3)\n"
     )
     heard: list[tuple[int, float]] = []
     job = job_of(launcher="torchrun", processes=2, threads=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        with pytest.raises(TrainingError, match="torchrun ended with code 1"):
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        with pytest.raises(TrainingError, match=r"rank 1 \(process \d+\) failed: it ended with code 3"):
             launch("falls", {"x": 0.5}, job, tmp_path, lambda values, step: heard.append((step, values["train/loss"])))
     assert heard == [(7, 0.5)]

@@ -22,6 +22,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STARTS = re.compile(r"^Executing task '([^']+)'")
 _ENDS = re.compile(r"^Task '([^']+)' finished with status (\w+)")
 _CACHED = re.compile(r"^Task (\S+) cache hit \(key=([0-9a-f]+)\)")
+_AGAIN = re.compile(r"^Task (\S+) failed \(attempt (\d+)/(\d+)\)\. Retrying in ([\d.]+)s")
 _PROGRESS = re.compile(r"\d+%\|.*\||\d+(?:\.\d+)?\w*(?:/\d+\w*)? \[\d+:\d+")
 _KFP = "[KFP Executor "
 _KFP_LINE = re.compile(r"^\[KFP Executor [^\]]*?(?P<level>[A-Z]+)\]: ?(?P<text>.*)$")
@@ -86,6 +87,8 @@ class Console(logging.Filter):
             self._end(self._here.node, match[2] == "SUCCESS")
         elif match := _CACHED.match(text):
             self._hit(match[1], match[2])
+        elif match := _AGAIN.match(text):
+            self.line(f"  {match[1]}: attempt {match[2]} of {match[3]} has failed, the next in {float(match[4]):g} s")
         elif record.levelno >= logging.WARNING:
             self.line(f"  {text}")
         return False

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from latefuse import places, tracking, usage
+from latefuse.cluster.train_job_where import Where, of_environment
 from latefuse.config import BackboneConfig, Data, Evaluation, Job, Task
 from latefuse.config_fusion import Fusion
 from latefuse.sections import Section
@@ -67,17 +68,32 @@ def backbone(config: str, out: str | Path, node: str = "backbone") -> str:
     )
 
 
-def finetune(config: str, dataset: str, backbone: str, out: str | Path, node: str = "", source: str = "") -> str:
-    """Train one adapter; config: a `Job` as JSON. source: the digest of the code, so that a changed one starts anew."""
+def finetune(
+    config: str,
+    dataset: str,
+    backbone: str,
+    out: str | Path,
+    node: str = "",
+    source: str = "",
+    where: Where | None = None,
+) -> str:
+    """Train one adapter; config: a `Job` as JSON. source: the digest of the code, so that a changed one starts anew.
+
+    where: the nodes of a TrainJob, for a job with that launcher; the pipeline says it by environment, since a change of
+    it must not train again.
+    """
+    from latefuse.cluster import train_job
     from latefuse.steps import finetune as step
+    from latefuse.training.launch import launch
 
     job = Job.model_validate_json(config)
     node = node or f"finetune-{job.name}"
     inputs = [fingerprint(Path(dataset)), fingerprint(Path(backbone)), source]
     work = places.work(node, hashlib.sha256("/".join([job.digest, *inputs]).encode()).hexdigest()[:16])
+    start = train_job.launcher(where or of_environment(), node) if job.launcher == "trainjob" else launch
 
     def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
-        result = step.run(job, Path(dataset), Path(backbone), folder, tracker, cache=places.cache(), workdir=work)
+        result = step.run(job, Path(dataset), Path(backbone), folder, tracker, places.cache(), work, start)
         shutil.rmtree(work, ignore_errors=True)
         return result
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from kfp import kubernetes
 
+from latefuse.cluster import train_job_where
 from latefuse.config import Config
 from latefuse.config_profile import Profile, Resources, Step
 from latefuse.sections import ConfigError
@@ -33,7 +34,7 @@ def place(task: Any, step: Step, config: Config, image: Any) -> Any:
         return task
     task.set_container_image(image if resources.image == config.profile.default.image else resources.image)
     _sizes(task, resources)
-    _environment(task, resources, config)
+    _environment(task, step, resources, config)
     _pod(task, resources)
     return task
 
@@ -44,6 +45,7 @@ def check_supported(profile: Profile) -> None:
         return
     parts = {**{f"steps.{step}": own for step, own in profile.steps.items()}, "driver": profile.driver}
     asked = [f"{part}.service_account" for part, own in parts.items() if own.service_account]
+    train_job_where.check(profile)
     if asked:
         raise ConfigError(
             f"profile {profile.name!r}: {', '.join(asked)}: Kubeflow gives a whole run one service account, "
@@ -62,12 +64,16 @@ def _sizes(task: Any, resources: Resources) -> None:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=resources.shm)
 
 
-def _environment(task: Any, resources: Resources, config: Config) -> None:
+def _environment(task: Any, step: Step, resources: Resources, config: Config) -> None:
     task.set_env_variable("LATEFUSE_EXPERIMENT", config.recipe.name)
     for name, value in sorted(resources.env.items()):
         task.set_env_variable(name, value)
     # The run's id is another one in every run: as a parameter it would make every look-up in the cache a miss.
     kubernetes.use_field_path_as_env(task, "LATEFUSE_PIPELINE_RUN", RUN_ID)
+    if step == "finetune" and config.profile.launcher == "trainjob":
+        task.set_env_variable(
+            train_job_where.WHERE, train_job_where.where(config.profile).model_dump_json(exclude_unset=True)
+        )
     for name, keys in sorted(resources.secrets.items()):
         kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=dict(sorted(keys.items())))
     for name, keys in sorted(resources.config_maps.items()):

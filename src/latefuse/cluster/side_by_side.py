@@ -7,10 +7,13 @@ Here the order is ours and everything else is still its own: each node is execut
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 THREADS = "OMP_NUM_THREADS"
@@ -21,13 +24,18 @@ def side_by_side(most: int) -> Iterator[None]:
     """Within it a pipeline that runs through `kfp.local` has up to `most` nodes at work at a time.
 
     The nodes at work share the cores. After a failure nothing new starts; what is at work may end, so that its result
-    is kept in the cache.
+    is kept in the cache. Each node is a process group of its own, and a run that is stopped tries none of them again.
     """
-    from kfp.local import logging_utils
-    from kfp.local.orchestrator import dag_orchestrator
+    from kfp.local import logging_utils, subprocess_task_handler
+    from kfp.local.orchestrator import dag_orchestrator, task_executor
 
+    stopped = threading.Event()
+    own_group = SimpleNamespace(**{**vars(subprocess), "Popen": partial(subprocess.Popen, process_group=0)})
     with ExitStack() as stack:
-        stack.enter_context(_swapped(dag_orchestrator, "run_dag", partial(run_dag, most)))
+        stack.enter_context(_swapped(dag_orchestrator, "run_dag", partial(run_dag, most, stopped)))
+        stack.enter_context(_swapped(subprocess_task_handler, "subprocess", own_group))
+        # Its only use of the clock is the pause before a node is tried again.
+        stack.enter_context(_swapped(task_executor, "time", SimpleNamespace(sleep=partial(_pause, stopped))))
         # These two replace `print` and the root logger's handlers, which threads can't each do for themselves.
         stack.enter_context(_swapped(logging_utils, "indented_print", nullcontext))
         stack.enter_context(_swapped(logging_utils, "local_logger_context", nullcontext))
@@ -36,8 +44,19 @@ def side_by_side(most: int) -> Iterator[None]:
         yield
 
 
+class Stopped(RuntimeError):
+    """The run was stopped while a node waited to be tried again."""
+
+
+def _pause(stopped: threading.Event, seconds: float) -> None:
+    """At least a second: what ends a run ends its nodes first, and that must not count as a failure of theirs."""
+    if stopped.wait(max(seconds, 1.0)):
+        raise Stopped
+
+
 def run_dag(
     most: int,
+    stopped: threading.Event,
     *,
     dag_component_spec: Any,
     dag_arguments: Mapping[str, Any],
@@ -61,7 +80,7 @@ def run_dag(
     finished: set[str] = set()
     running: dict[Future[Any], str] = {}
     chosen = os.environ.get(THREADS)
-    with ThreadPoolExecutor(most) as pool:
+    with ThreadPoolExecutor(most) as pool, _telling(stopped):
         while True:
             ready = [] if fail_stack else [name for name in waiting if needs[name] <= finished][: most - len(running)]
             if not chosen:
@@ -101,6 +120,16 @@ def most_awaited(needs: Mapping[str, set[str]]) -> list[str]:
                 behind[one] |= {name, *behind[name]}
         changed = before != {name: len(found) for name, found in behind.items()}
     return sorted(needs, key=lambda name: (-len(behind[name]), name))
+
+
+@contextmanager
+def _telling(stopped: threading.Event) -> Iterator[None]:
+    """Set the event when the block is left by an exception."""
+    try:
+        yield
+    except BaseException:
+        stopped.set()
+        raise
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from latefuse import usage
 from latefuse.config import Job, Modality, Task
 from latefuse.data.dataset import Dataset
@@ -19,24 +21,32 @@ from latefuse.models.backbone import load as load_backbone
 from latefuse.tasks import get
 from latefuse.tasks.conversation import Selection
 from latefuse.tracking import Null, Tracker
+from latefuse.training import alive
 from latefuse.training.distributed import World, gathered
 from latefuse.training.engine import train
 from latefuse.training.features import GIB, Features
-from latefuse.training.launch import launch, must_launch
+from latefuse.training.launch import Launch, launch, must_launch
 from latefuse.training.schedule import check_batches
 
 
 def run(
-    job: Job, dataset: Path, backbone: Path, out: Path, tracker: Tracker, cache: Path, workdir: Path | None = None
+    job: Job,
+    dataset: Path,
+    backbone: Path,
+    out: Path,
+    tracker: Tracker,
+    cache: Path,
+    workdir: Path | None = None,
+    start: Launch = launch,
 ) -> dict[str, Any]:
     """Load, adapt, train, check, save; returns the result that also lies in `out/result.json`.
 
     out: gets `adapter/` in PEFT's own format with its card. cache: where frozen features are kept between runs.
     workdir: where checkpoints lie, `out` by default; a run that was killed goes on from the newest complete one.
-    A job for several processes is started again under torchrun, unless this is one of them.
+    A job for several processes is started again by `start`, under torchrun, unless this is one of them.
     """
     if must_launch(job):
-        return _in_processes(job, dataset, backbone, out, tracker, cache, workdir or out)
+        return _in_processes(job, dataset, backbone, out, tracker, cache, workdir or out, start)
     began, world = time.perf_counter(), World.of_environment()
     data, base = Dataset(dataset), load_backbone(backbone, dtype=job.precision)
     kind = get(job.kind)
@@ -137,13 +147,13 @@ def _trained(result: Mapping[str, Any]) -> str:
 
 
 def _in_processes(
-    job: Job, dataset: Path, backbone: Path, out: Path, tracker: Tracker, cache: Path, workdir: Path
+    job: Job, dataset: Path, backbone: Path, out: Path, tracker: Tracker, cache: Path, workdir: Path, start: Launch
 ) -> dict[str, Any]:
     """The same step under torchrun; the tracker stays here. Batches are checked before it starts."""
-    check_batches(job, job.processes)
+    check_batches(job, job.nodes * job.processes)
     paths = {"dataset": dataset, "backbone": backbone, "out": out, "cache": cache, "workdir": workdir}
     request = {"job": job.model_dump(mode="json"), **{name: str(path.absolute()) for name, path in paths.items()}}
-    launch("latefuse.steps.finetune", request, job, workdir, lambda values, step: tracker.metrics(values, step))
+    start("latefuse.steps.finetune", request, job, workdir, lambda values, step: tracker.metrics(values, step))
     tracker.artifact(out / "adapter", "adapter")
     result: dict[str, Any] = json.loads((out / "result.json").read_text(encoding="utf-8"))
     result["run_id"] = tracker.run_id
@@ -166,13 +176,17 @@ class _Lines(Null):
 def main(request: Path) -> None:
     """One process of `_in_processes`."""
     asked = json.loads(request.read_text(encoding="utf-8"))
-    folders = {name: Path(asked[name]) for name in ("dataset", "backbone", "out", "cache", "workdir")}
-    tracker = _Lines(Path(asked["log"])) if World.of_environment().first else Null()
-    run(Job.model_validate(asked["job"]), tracker=tracker, **folders)
+    dataset, backbone, out, cache, workdir = (
+        Path(asked[name]) for name in ("dataset", "backbone", "out", "cache", "workdir")
+    )
+    job, world = Job.model_validate(asked["job"]), World.of_environment()
+    tracker = _Lines(Path(asked["log"])) if world.first else Null()
+    with alive.watched(Path(asked["ranks"]), world.rank, job.stall_s):
+        run(job, dataset, backbone, out, tracker, cache, workdir)
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        record(main)(Path(sys.argv[1]))
     except UserError as error:
         raise SystemExit(f"latefuse: {error}") from error

@@ -31,7 +31,7 @@ from latefuse.training.distributed import (
 )
 from latefuse.training.features import Features
 from latefuse.training.schedule import Columnar, Row, Schedule, epochs, losses, schedule, taken
-from latefuse.training.watch import Progress, SparseAside, WatchGradients
+from latefuse.training.watch import Beat, Progress, SparseAside, WatchGradients
 
 OPTIMISERS = {"rank": "adagrad"}
 """Adagrad takes the sparse gradients of large tables, and is what DLRM trains with (arXiv 1906.00091, section 4)."""
@@ -169,7 +169,7 @@ def train(
     kind = job.kind
     report = Progress(todo, on_log, world.first)
     trainer = _trainer(Learner(backbone, kind), job, todo, world, out / "checkpoints", features)
-    for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), report):
+    for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), Beat(), report):
         trainer.add_callback(callback)
     encoded = sum(
         get(kind).warm(part, backbone, features, world.first) for part in (todo.rows, *valid.values()) if len(part)

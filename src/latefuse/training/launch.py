@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from latefuse.config import Job
+from latefuse.training import alive, ranks
 from latefuse.training.distributed import TrainingError
 
+OnLog = Callable[[dict[str, float], int], None]
+Launch = Callable[[str, Mapping[str, Any], Job, Path, OnLog], None]
+"""Runs `python -m module request.json` in all processes of a job: `launch` here, a TrainJob on many nodes."""
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30
 PR_SET_PDEATHSIG = 1
@@ -24,23 +28,19 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def must_launch(job: Job) -> bool:
     """Whether the job wants several processes and this is not one of them yet."""
-    return job.launcher != "none" and job.processes > 1 and "LOCAL_RANK" not in os.environ
+    wanted = job.launcher == "trainjob" or (job.launcher != "none" and job.processes > 1)
+    return wanted and "LOCAL_RANK" not in os.environ
 
 
-def launch(
-    module: str, request: Mapping[str, Any], job: Job, folder: Path, on_log: Callable[[dict[str, float], int], None]
-) -> None:
+def launch(module: str, request: Mapping[str, Any], job: Job, folder: Path, on_log: OnLog) -> None:
     """Run `python -m module request.json` in `job.processes` processes under torchrun and wait for all of them.
 
     The first process appends its numbers to `folder/log.jsonl`, from where they reach on_log. Whatever ends this
-    process ends the others. Raises TrainingError when one of them fails.
+    process ends the others. Raises TrainingError, which names the rank and why, when one of them fails or hangs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    asked, lines = folder / "request.json", folder / "log.jsonl"
-    asked.write_text(json.dumps({**request, "log": str(lines)}), encoding="utf-8")
-    lines.write_text("", encoding="utf-8")
+    asked, lines = written(request, folder)
     threads = str(job.threads or max(1, (os.cpu_count() or 1) // job.processes))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
+    command = [sys.executable, "-m", ranks.__name__, "--standalone", f"--nproc-per-node={job.processes}"]
     child = subprocess.Popen(
         [*command, "-m", module, str(asked)],
         env={**os.environ, "OMP_NUM_THREADS": threads},
@@ -50,15 +50,26 @@ def launch(
     try:
         while child.poll() is None:
             time.sleep(POLL_SECONDS)
-            read = _forward(lines, read, on_log)
+            read = forward(lines, read, on_log)
     finally:
         _end(child)
-    _forward(lines, read, on_log)
+    forward(lines, read, on_log)
     if child.returncode:
-        raise TrainingError(f"torchrun ended with code {child.returncode}; the process that failed says why above")
+        why = alive.cause(folder / ranks.RANKS, job.stall_s)
+        raise TrainingError(why or f"torchrun ended with code {child.returncode}; it says why above")
 
 
-def _forward(lines: Path, start: int, on_log: Callable[[dict[str, float], int], None]) -> int:
+def written(request: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """The files between this process and the ranks: the request, and the first rank's numbers, still empty."""
+    ranks.fresh(folder)
+    asked, lines = folder / "request.json", folder / "log.jsonl"
+    told = {**request, "log": str(lines), "ranks": str(folder / ranks.RANKS)}
+    asked.write_text(json.dumps(told), encoding="utf-8")
+    lines.write_text("", encoding="utf-8")
+    return asked, lines
+
+
+def forward(lines: Path, start: int, on_log: OnLog) -> int:
     """Hand on the whole lines behind byte `start`; returns where they end."""
     with lines.open("rb") as file:
         file.seek(start)

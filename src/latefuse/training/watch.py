@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from latefuse import progress
 from latefuse.models.adapters import gradient_norms, numbers_of
 from latefuse.models.backbone import Backbone
+from latefuse.training import alive
 from latefuse.training.distributed import TrainingError
 from latefuse.training.schedule import Schedule
 
@@ -67,6 +68,36 @@ class WatchGradients(TrainerCallback):
     def rows_of(self, rows: tuple[int, ...]) -> list[str]:
         """The ids of the conversations of a step."""
         return [self.schedule.rows[row].row for row in rows]
+
+
+class Beat(TrainerCallback):
+    """Tells that the process lives, at each step, micro-batch and save; before and behind all steps it need not."""
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A step begins."""
+        alive.beat(state.global_step + 1)
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A micro-batch of it is done."""
+        alive.beat(state.global_step + 1)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The optimiser has stepped."""
+        alive.beat(state.global_step + 1)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A checkpoint is written."""
+        alive.beat(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What comes now is measured by nobody."""
+        alive.rest()
 
 
 class SparseAside(TrainerCallback):
