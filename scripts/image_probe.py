@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT_PLACES = ("/", "/etc", "/usr", "/venv", "/venv/bin", "/var/tmp", "/opt", "/home")
 COMPILERS = ("cc", "gcc", "g++", "clang", "nvcc", "make", "ninja")
-SECRETS = ("/etc/pip.conf", "/root/.pip", "/root/.config/pip", "/build")
+LEFT_BY_BUILD = ("/etc/pip.conf", "/build")
 
 
 def could_write(place: str) -> bool:
@@ -45,7 +45,7 @@ print(
             "capabilities": f"{int(capabilities[1], 16):x}" if capabilities else "unknown",
             "home": could_write(os.environ["HOME"]),
             "compilers": [name for name in COMPILERS if shutil.which(name)],
-            "secrets": [place for place in SECRETS if Path(place).exists()],
+            "left": [place for place in LEFT_BY_BUILD if Path(place).exists()],
         }
     )
 )
