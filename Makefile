@@ -14,8 +14,11 @@ PRICES ?= configs/prices.yaml
 PUSH ?=
 ROWS ?=
 PORT ?= 5000
-IMAGE ?= localhost/latefuse-cpu:0.1.0
+IMAGES ?= cpu gpu
+REGISTRY ?= localhost
+IMAGE_TAG ?= 0.1.0
 PY_IMAGE ?= docker.io/library/python:3.11-slim
+CUDA_IMAGE ?= docker.io/nvidia/cuda:13.0.2-base-ubuntu24.04
 BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah)
 
 STAMP := $(VENV)/.installed
@@ -24,7 +27,7 @@ SETS := $(foreach item,$(SET),--set '$(item)')
 # A profile given by hand goes everywhere; else running is local and compiling is for a cluster.
 CLUSTER_PROFILE := $(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),cpu-cluster)
 
-.PHONY: help setup test lint local-run mlflow-ui plan pipeline-compile pipeline-submit images bench clean
+.PHONY: help setup test lint local-run mlflow-ui plan pipeline-compile pipeline-submit images image-check bench clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,10 +67,12 @@ pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=
 pipeline-submit: $(STAMP) ## upload and start it: KFP_HOST=http://... RECIPE=... PROFILE=cpu-cluster WAIT=1
 	@exec $(BIN)/latefuse submit '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --host '$(KFP_HOST)' $(SETS) $(if $(filter 1 yes true,$(WAIT)),--wait)
 
-images: ## build the image of the steps: IMAGE=registry/latefuse-cpu:tag PY_IMAGE=python@sha256:... PUSH=1 notes its digest
-	@test -n '$(BUILDER)' || { echo 'make images needs docker, podman or buildah'; exit 1; }
-	@$(BUILDER) $(if $(filter %buildah,$(BUILDER)),bud,build) --file docker/Dockerfile.cpu --build-arg PY_IMAGE='$(PY_IMAGE)' --tag '$(IMAGE)' .
-	@$(if $(filter 1 yes true,$(PUSH)),PYTHON='$(PYTHON)' scripts/image_digest.sh '$(BUILDER)' '$(IMAGE)' build/images.json,true)
+images: ## build the images of the steps: IMAGES="cpu gpu" REGISTRY=... PY_IMAGE=...@sha256:... PUSH=1 notes their digests
+	@PYTHON='$(PYTHON)' BUILDER='$(BUILDER)' REGISTRY='$(REGISTRY)' IMAGE_TAG='$(IMAGE_TAG)' PY_IMAGE='$(PY_IMAGE)' \
+	  CUDA_IMAGE='$(CUDA_IMAGE)' PUSH='$(PUSH)' scripts/images.sh $(IMAGES)
+
+image-check: $(STAMP) ## build the CPU image without a daemon and run a step in it, on Debian as root with buildah
+	@PYTHONPATH='$(CURDIR)' $(BIN)/python scripts/image_check.py
 
 bench: $(STAMP) ## run the benchmarks, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
