@@ -24,7 +24,9 @@ class Personalise(Section):
     whether every family of prompts has bottlenecks of its own. norms: whether the scales of the norms learn.
     whole_words, categories: the embeddings that tell which tokens are one word, and text from pictures: frozen as they
     are drawn (the paper's count has them so), learned, or none. by_length: whether a token counts one over the square
-    of its answer's length, as in the released code, so that long answers weigh little. ids: what items are called:
+    of its answer's length, as in the released code, so that long answers weigh little. compare: what the answer that
+    names an item is held against in training: every token, as in the paper, or those that go on to an item of the
+    catalogue, as the search has it. ids: what items are called:
     numbers of a random permutation, or semantic ids. families: of prompts, those that train. per_user: how often an
     epoch takes each user in each family of events. max_tokens: of a prompt; target_tokens: of an answer, both with
     their end token. word_tokens: of each name, title or headline. history: items that a history shows at most, None for
@@ -41,6 +43,7 @@ class Personalise(Section):
     whole_words: Table = "frozen"
     categories: Table = "frozen"
     by_length: bool = False
+    compare: Literal["vocabulary", "items"] = "vocabulary"
     ids: Literal["permuted", "semantic"] = "permuted"
     ids_seed: int | None = None
     rows_seed: int = 0

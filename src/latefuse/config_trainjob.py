@@ -16,9 +16,10 @@ class Nodes(Section):
 
     runtime: of Kubeflow Trainer 2.2 or newer, whose trainer is the replicated job and container `node`. namespace: that
     of the pod which makes the job, by default. service_account: of the training pods, which need no right at all.
-    poll_s: seconds between two looks at the job. pending_s: how long its pods may wait for a place, unless a queue has
-    suspended the job. lease_s: after how long without a sign of the pipeline's node the training ends itself. stall_s:
-    after how long without progress of a step a training in several processes counts as hung, on one node too.
+    poll_s: seconds between two looks at the job. queue_s: how long a queue may keep the job suspended, all in all; the
+    deadline does not count it. pending_s: how long the job may then lack a place for one of its pods. lease_s: after
+    how long without a sign of the pipeline's node the training ends itself. stall_s: after how long without progress of
+    a step a training in several processes counts as hung, on one node too.
     """
 
     runtime: str = Field("torch-distributed", pattern=NAME)
@@ -26,6 +27,7 @@ class Nodes(Section):
     namespace: str | None = Field(None, pattern=NAME)
     service_account: str | None = Field(None, pattern=NAME)
     poll_s: float = Field(10, gt=0)
+    queue_s: float = Field(86_400, gt=0)
     pending_s: float = Field(3_600, gt=0)
     lease_s: float = Field(600, gt=0)
     stall_s: float = Field(900, gt=0)

@@ -8,6 +8,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as pb
 
+from latefuse.cluster import train_job_where
 from latefuse.cluster.place import check_supported
 from latefuse.config import Config, Recipe
 from latefuse.config_profile import Profile
@@ -93,7 +94,8 @@ def test_no_pod_runs_as_root_unless_a_profile_says_so(tmp_path):
 def test_where_a_trainjob_trains_the_pipelines_own_node_has_no_gpu(tmp_path):
     kept = {"volumes": {"/data": "workspace"}, "env": {"LATEFUSE_HOME": "/data"}}
     many = {"launcher": "trainjob", "nodes": 2, "processes": 2, "driver": {"memory": "1Gi", **kept}}
-    spec, _ = compiled(profile(steps={"finetune": {**FULL, **kept}}, **many), tmp_path)
+    asked = {key: value for key, value in FULL.items() if key not in train_job_where.AGAIN}
+    spec, _ = compiled(profile(steps={"finetune": {**asked, **kept}}, **many), tmp_path)
     resources = spec["deploymentSpec"]["executors"]["exec-finetune-image"]["container"]["resources"]
     assert "accelerator" not in resources
     assert resources["resourceMemoryLimit"] == "1Gi"

@@ -16,7 +16,9 @@ from loopback_kubernetes import Cluster, condition, ended, event, kubeconfig, po
 from latefuse.cluster import kubernetes_api, train_job, train_job_logs, train_job_watch
 from latefuse.cluster.kubernetes_api import ClusterError, connect
 from latefuse.config import Job
+from latefuse.config_trainjob import Nodes
 from latefuse.sections import ConfigError
+from latefuse.training import alive, ranks
 
 NAME = "lf-finetune-image-"
 RUNNING = lambda job: ([], [pod(job, 0), pod(job, 1)], [])  # noqa: E731
@@ -61,7 +63,8 @@ def launch(tmp_path, where, monkeypatch):
 
 
 def trained(body):
-    """What the first node writes: numbers, and an adapter where it was told to."""
+    """What the first node writes: numbers, and an adapter where it was told to; somebody waits for it already."""
+    assert Path(body["spec"]["trainer"]["command"][-1]).with_name("lease").exists()
     asked = json.loads(Path(body["spec"]["trainer"]["command"][-1]).read_text())
     Path(asked["out"], "adapter").mkdir(parents=True)
     Path(asked["out"], "adapter", "adapter.json").write_text("{}")
@@ -85,6 +88,8 @@ def test_success_hands_on_numbers_log_and_adapter(launch, tmp_path, capsys):
     assert body["metadata"]["name"].startswith(NAME)
     assert body["metadata"]["namespace"] == "kitchen"
     assert {"name": "OMP_NUM_THREADS", "value": "3"} in body["spec"]["trainer"]["env"]
+    [lease] = [one["value"] for one in body["spec"]["trainer"]["env"] if one["name"] == ranks.LEASED]
+    assert Path(lease).parent == Path(body["spec"]["trainer"]["command"][-1]).parent
     assert (body["spec"]["trainer"]["numNodes"], body["spec"]["trainer"]["numProcPerNode"]) == (2, 8)
     assert all(one["token"] == "Bearer a-token" for one in cluster.requests)
     staged = list((tmp_path / "home" / "staged").iterdir())
@@ -138,11 +143,59 @@ def test_one_that_is_never_placed_ends_with_the_reason(launch, capsys):
     with pytest.raises(ClusterError) as caught:
         launch(cluster, pending_s=0.4)
     said = str(caught.value)
-    assert "found no place within 0 s (trainjob.pending_s)" in said
+    assert "found no place for all of its nodes within 0 s (trainjob.pending_s)" in said
     assert "ImagePullBackOff: no such image" in said
     assert "Insufficient nvidia.com/gpu" in said
     assert len(cluster.deleted) == 1
     assert capsys.readouterr().out.count("Insufficient nvidia.com/gpu") == 1, "told while it waits, and once"
+
+
+def test_one_node_without_a_place_is_not_enough(launch):
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/5 nodes are big"}
+    cluster = Cluster(lambda job: ([], [pod(job, 0), pod(job, 1, "Pending", conditions=[unplaced])], []))
+    with pytest.raises(ClusterError, match=r"found no place .*; node 1 \(.*\): Unschedulable: 0/5 nodes are big"):
+        launch(cluster, pending_s=0.3)
+    assert len(cluster.deleted) == 1
+
+
+def test_a_queue_that_never_ends_is_left(launch):
+    cluster = Cluster(lambda job: ([condition("Suspended")], [], []))
+    with pytest.raises(ClusterError, match=r"stood in a queue for 0 s \(trainjob\.queue_s\)"):
+        launch(cluster, queue_s=0.3)
+    assert len(cluster.deleted) == 1
+
+
+def test_turns_of_a_job_that_a_queue_takes_back_count_together():
+    clock = train_job_watch.Clock(10, Nodes(queue_s=100, pending_s=3))
+    found = [clock.look(turn % 5 == 0, True, False, now=float(turn)) for turn in range(20)]
+    assert found.index("deadline") == 13, "every fifth second is the queue's, and 0.2 s are slack"
+    assert [clock.look(False, False, False, now=100.0 + turn) for turn in (0, 1)] == ["deadline"] * 2
+
+
+def test_a_rank_that_has_failed_ends_a_job_whose_runtime_goes_on(launch, monkeypatch):
+    monkeypatch.setattr(train_job_watch, "FAILED_S", 0.2)
+
+    def last_word(body):
+        failure = {"rank": 1, "pid": 5, "code": 1, "signal": "", "message": "ValueError: soap", "time": 1}
+        alive.record(Path(body["spec"]["trainer"]["command"][-1]).parent / "ranks", 0, [failure])
+
+    again = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}, "name": "node"}
+    cluster = Cluster(lambda job: ([], [pod(job, 0), pod(job, 1, containerStatuses=[again])], []))
+    cluster.on_create = last_word
+    with pytest.raises(ClusterError) as caught:
+        launch(cluster)
+    said = str(caught.value)
+    assert said.startswith("rank 1 (process 5) failed: ValueError: soap; TrainJob lf-")
+    assert "is still there 0 s after that and is ended from here" in said
+    assert "CrashLoopBackOff: back-off 10s" in said
+    assert len(cluster.deleted) == 1
+
+
+def test_the_deadline_that_kubernetes_ends_is_told_as_it_says(launch):
+    late = condition("Failed", "DeadlineExceeded", "TrainJob exceeded its active deadline")
+    cluster = Cluster(RUNNING, lambda job: ([late], [], []))
+    with pytest.raises(train_job_watch.JobFailed, match="has failed: DeadlineExceeded: TrainJob exceeded its active"):
+        launch(cluster)
 
 
 def test_one_in_a_queue_is_waited_for_and_the_deadline_is_the_jobs_own(launch):
@@ -170,7 +223,7 @@ def test_one_that_somebody_deletes_is_an_error_at_once(launch):
 def test_stumbles_of_the_api_are_asked_again(launch):
     cluster = Cluster(RUNNING, RUNNING, DONE)
     cluster.on_create = trained
-    cluster.headers = {"Retry-After": "0"}
+    cluster.headers = {"Retry-After": "Mon, 23 Nov 2026 03:00:00 GMT"}  # a proxy may say so
     cluster.fail = {"POST": [503], "GET /apis": [429, 500, 0], "GET /api/v1/namespaces/kitchen/pods": [502, 0],
                     "/events": [504], "/log": [500, 0]}  # fmt: skip
     launch(cluster)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,15 +14,15 @@ import pytest
 from loopback_kubernetes import Operator, kubeconfig, serving
 from safetensors.torch import load_file
 
-from latefuse.cluster import node, train_job_watch
+from latefuse.cluster import kubernetes_api, node, train_job_watch
 from latefuse.config import Job
 from latefuse.training import ranks
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(240)
 
 
-def job_of(**changes):
-    train = {"max_steps": 6, "batch_size": 4, "log_every": 1, "save_every": 2}
+def job_of(steps=6, **changes):
+    train = {"max_steps": steps, "batch_size": 4, "log_every": 1, "save_every": 2}
     tasks = {"text": {"modality": "text", "adapter": {"r": 4}, "train": train}}
     return Job.model_validate({"name": "text", "seed": 1, "tasks": tasks, "threads": 1, **changes})
 
@@ -31,10 +33,11 @@ def finetune(small_dataset, backbone_folder, tmp_path, where, monkeypatch):
     home = tmp_path / "home"
     monkeypatch.setenv("LATEFUSE_HOME", str(home))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(kubernetes_api.connect, "__defaults__", (20.0,))  # an error of the fake API ends the test soon
 
     def run(job, operator, out):
         given = where({"poll_s": 0.2, "service_account": None}, volumes={str(home): "latefuse-workspace"}, env={},
-                      secrets={}, config_maps={}, timeout_s=900)  # fmt: skip
+                      secrets={}, config_maps={}, timeout_s=150)  # fmt: skip
         with serving(operator) as host:
             monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, host)))
             try:
@@ -64,27 +67,28 @@ def test_two_nodes_train_as_one_process(finetune, tmp_path, capfd):
 def test_a_node_that_dies_is_named_and_the_next_attempt_goes_on(finetune, tmp_path):
     (tmp_path / "pods").mkdir()
     operator = Operator(tmp_path / "pods")
-    job = job_of(launcher="trainjob", nodes=2, processes=1)
-    plain = operator.now
+    job = job_of(20, launcher="trainjob", nodes=2, processes=1)
 
-    def now(name):
-        done = list((tmp_path / "home" / "work").rglob("checkpoint-2/complete.json"))
-        if done and len(operator.processes) == 2 and operator.processes[1].poll() is None:
-            for child in psutil.Process(operator.processes[1].pid).children():
-                child.kill()
-        return plain(name)
+    def kill_the_second_rank():
+        end = time.monotonic() + 120
+        while not list((tmp_path / "home" / "work").rglob("checkpoint-*/complete.json")):
+            if time.monotonic() > end:
+                return
+            time.sleep(0.02)
+        for child in psutil.Process(operator.processes[1].pid).children():
+            child.kill()
 
-    operator.plot = [now]
+    killer = threading.Thread(target=kill_the_second_rank, daemon=True)
+    killer.start()
     with pytest.raises(train_job_watch.JobFailed) as caught:
         finetune(job, operator, tmp_path / "out")
+    killer.join()
     assert "rank 1 (process " in str(caught.value)
     assert "was ended by SIGKILL" in str(caught.value)
     assert "FailedJobs" in str(caught.value)
-    operator.processes.clear()
-    operator.files.clear()
-    operator.plot = [plain]
-    assert finetune(job, operator, tmp_path / "out")["resumed_from"] in (2, 4)
+    assert 2 <= finetune(job, operator, tmp_path / "out")["resumed_from"] < 20
     assert len(operator.deleted) == 1, "the failed job went before the next was made"
+    assert len(operator.made) == 2
 
 
 def test_a_node_whose_pipeline_is_gone_ends_itself(tmp_path):
@@ -93,8 +97,10 @@ def test_a_node_whose_pipeline_is_gone_ends_itself(tmp_path):
     (tmp_path / ranks.LEASE).write_text("3 1 0")
     command = [sys.executable, "-m", ranks.__name__, "--standalone", "--nproc-per-node=1", "-m", "sleeps"]
     source = os.pathsep.join([str(tmp_path), str(Path(ranks.__file__).parents[2])])
-    process = subprocess.Popen([*command, str(tmp_path / "request.json")], env={**os.environ, "PYTHONPATH": source},
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": source, ranks.LEASED: str(tmp_path / ranks.LEASE)}
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "request.json")], env=environment, stderr=subprocess.PIPE, text=True
+    )
     for number in range(2, 8):
         time.sleep(1)
         (tmp_path / ranks.LEASE).write_text(f"3 {number} 0")
@@ -102,3 +108,24 @@ def test_a_node_whose_pipeline_is_gone_ends_itself(tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + 15
     assert "the pipeline's node is gone, so its training ends" in said
+
+
+@pytest.mark.parametrize("found", [None, "0.2 1"], ids=["never there", "taken away"])
+def test_a_lease_that_is_not_there_is_renewed_by_nobody(tmp_path, monkeypatch, found):
+    monkeypatch.setattr(ranks, "LEASE_CHECK_S", 0.05)
+    monkeypatch.setattr(ranks, "ABSENT_S", 0.2)
+    sent = threading.Event()
+    monkeypatch.setattr(ranks.os, "kill", lambda pid, number: sent.set() if number == signal.SIGTERM else None)
+    lease = tmp_path / ranks.LEASE
+    if found:
+        lease.write_text(found)
+    ranks._keep_lease(str(lease))
+    time.sleep(0.1)
+    lease.unlink(missing_ok=True)
+    assert sent.wait(10)
+
+
+def test_who_has_no_lease_watches_none(monkeypatch):
+    before = threading.active_count()
+    ranks._keep_lease(None)
+    assert threading.active_count() == before

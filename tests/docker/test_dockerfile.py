@@ -64,9 +64,10 @@ def test_a_failing_installation_fails_the_build(install, refused):
     assert refused in calls[-1]
 
 
-def test_the_image_brings_what_an_endpoint_needs_and_no_compiler_of_pipelines():
-    said = [sys.executable, "docker/requirements.py", "pyproject.toml", "llm"]
+def test_the_image_brings_what_an_endpoint_and_a_trainjob_need_and_no_compiler_of_pipelines():
+    said = [sys.executable, "docker/requirements.py", "pyproject.toml", "llm", "cluster"]
     lines = subprocess.run(said, check=True, capture_output=True, text=True).stdout.split()
     assert any(line.startswith("openai>=") for line in lines)
+    assert any(line.startswith("kubernetes>=") for line in lines)
     assert not any(line.startswith("kfp") for line in lines)
-    assert " pyproject.toml llm " in installation()
+    assert " pyproject.toml llm cluster " in installation()

@@ -103,6 +103,8 @@ class Cluster:
             conditions, self.pods_now, self.events_now = self.look()
             if len(self.plot) > 1:
                 self.plot.pop(0)
+            if self.job is None:
+                return 404, {"message": f'trainjobs "{name}" was deleted meanwhile', "reason": "NotFound"}
             return 200, {**self.job, "status": {"conditions": conditions}}
         if resource == "pods":
             assert query["labelSelector"].startswith("jobset.sigs.k8s.io/jobset-name=")
@@ -138,7 +140,11 @@ def serving(cluster):
                 return self.say(403, {"message": "may not"})
             if resource == "pods/log":
                 return self.stream(query)
-            return self.say(*cluster.answer(verb, resource, name, query, body))
+            try:
+                answer = cluster.answer(verb, resource, name, query, body)
+            except Exception as error:  # noqa: BLE001 - of the test's own plot; a client would wait for an answer
+                answer = 418, {"message": f"{type(error).__name__} in the test: {error}"}
+            return self.say(*answer)
 
         def refuse(self, status):
             if not status:
@@ -218,6 +224,7 @@ class Operator(Cluster):
 
     def start(self, body):
         trainer = body["spec"]["trainer"]
+        self.processes, self.files = [], []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -231,7 +238,7 @@ class Operator(Cluster):
                 "PET_MASTER_PORT": str(port),
             }
             command = [sys.executable if word == "python3" else word for word in trainer["command"]]
-            log = (self.folder / f"node-{len(self.files)}.log").open("w")
+            log = (self.folder / f"{len(self.made)}-{node}.log").open("w")
             self.files.append(log.name)
             self.processes.append(
                 subprocess.Popen(

@@ -146,3 +146,19 @@ def test_lists_that_do_not_fit_are_refused(sequences: Sequences) -> None:
         allowed(trie, 3, never=[[1], [2]])
     with pytest.raises(ValueError, match="row 1 of `only` names item 300, and the catalogue holds 300"):
         allowed(trie, 2, only=[[1], [2, 300]])
+
+
+def test_the_alternatives_of_each_place_are_the_ways_to_go_on(sequences: Sequences) -> None:
+    trie, below = build(sequences), _prefixes(sequences)
+    lost = [sequences[2][0], 99, 99]
+    asked = [*sequences[:40], lost]
+    longest = max(map(len, asked))
+    rows = torch.tensor([[*one, *[-100] * (longest - len(one))] for one in asked])
+    found = {tuple(one) for one in trie.alternatives(rows).tolist()}
+    assert found == {
+        (row, place, beginning[-1])
+        for row, one in enumerate(asked)
+        for place in range(len(one))
+        for beginning in below
+        if len(beginning) == place + 1 and beginning[:-1] == tuple(one[:place])
+    }

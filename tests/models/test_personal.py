@@ -11,7 +11,7 @@ from small_prompts import CAUSAL, KINDS, batch, made, rows, stirred
 from transformers import T5Config, T5ForConditionalGeneration
 
 from latefuse.config_personal import Personalise
-from latefuse.models import personal
+from latefuse.models import item_trie, personal
 from latefuse.models.adapter_files import AdapterError
 from latefuse.models.adapters import gradient_norms, module_digest
 from latefuse.models.backbone import BackboneError
@@ -185,6 +185,22 @@ def test_long_answers_can_weigh_little(fresh):
     total, count = personal.loss(base, prompted)
     torch.testing.assert_close(total, (personal.nll(base, prompted) / lengths / lengths).sum())
     assert count == int(lengths.sum())
+
+
+@pytest.mark.parametrize(("family", "settings"), [("sighted", {}), ("glued_mlp", CAUSAL)])
+def test_held_against_items_alone_the_chances_of_all_of_them_add_up_to_one(family, settings, fresh):
+    base, catalogue = fresh(family), item_trie.build([[7, 1], [7, 8, 1], [7, 8, 9, 1], [12, 1], [30, 8, 1]])
+    made(base, **settings)
+    one = rows(1)[0]
+    answers = [[7, 1], [7, 8, 1], [7, 8, 9, 1], [12, 1], [30, 8, 1]]
+    prompted = batch([dataclasses.replace(one, target=answer) for answer in answers])
+    free = personal.nll(base, prompted)
+    held = personal.nll(base, dataclasses.replace(prompted, may=catalogue.alternatives(prompted.labels)))
+    assert float((-held).exp().sum()) == pytest.approx(1, abs=1e-5)
+    assert float((-free).exp().sum()) < 0.9
+    some = catalogue.alternatives(prompted.labels)
+    mixed = personal.nll(base, dataclasses.replace(prompted, may=some[some[:, 0] != 3]))
+    torch.testing.assert_close(mixed, torch.where(torch.arange(5) == 3, free, held))
 
 
 @pytest.mark.parametrize(("family", "settings"), KINDS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_a_process_that_fails_is_an_error_and_its_lines_are_heard(tmp_path: Path
     heard: list[tuple[int, float]] = []
     job = job_of(launcher="torchrun", processes=2, threads=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
         with pytest.raises(TrainingError, match=r"rank 1 \(process \d+\) failed: it ended with code 3"):
             launch("falls", {"x": 0.5}, job, tmp_path, lambda values, step: heard.append((step, values["train/loss"])))
     assert heard == [(7, 0.5)]

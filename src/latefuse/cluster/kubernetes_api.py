@@ -140,7 +140,7 @@ class Cluster:
                     return None
                 if error.status == 409:
                     raise _Conflict from None
-                asked_to_wait = float((error.headers or {}).get("Retry-After") or 0)
+                asked_to_wait = _seconds((error.headers or {}).get("Retry-After"))
                 problem = explain(error.status, what, self.namespace, _detail(error.body))
                 again = error.status == 429 or error.status >= 500 or error.status == 0
             except HTTPError as error:
@@ -199,6 +199,14 @@ def explain(status: int, what: str, namespace: str, detail: str) -> str:
     if status in (400, 422):
         return f"can't {what}: the cluster finds it wrong ({status}).{said}"
     return f"can't {what}: the Kubernetes API answers {status}.{said}"
+
+
+def _seconds(retry_after: Any) -> float:
+    """0 for none, and for a date, which proxies may send."""
+    try:
+        return float(retry_after or 0)
+    except ValueError:
+        return 0.0
 
 
 def _items(answer: Any) -> list[dict[str, Any]]:

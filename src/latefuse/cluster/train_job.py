@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def launcher(given: Where | None, node: str, cluster: Cluster | None = None) -> 
             api.namespace,
             (job.nodes, job.processes),
             ["python3", "-m", ranks.__name__, "-m", module, str(asked)],
-            {"PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": str(job.threads)} if job.threads else {})},
+            _told_to_all(job, folder / ranks.LEASE),
             _owner(given.nodes.namespace, api),
         )
         with _lease(folder / ranks.LEASE, given.nodes.lease_s), _made(api, body) as uid:
@@ -120,15 +120,17 @@ def _lease(path: Path, seconds: float) -> Iterator[None]:
     over = threading.Event()
 
     def renew() -> None:
-        number = 0
-        while not over.is_set():
-            number += 1
-            partial = path.with_name(f".{path.name}")
-            partial.write_text(f"{seconds:g} {number} {time.time():.0f}", encoding="utf-8")
-            os.replace(partial, path)
-            over.wait(LEASE_EVERY * seconds)
+        partial = path.with_name(f".{path.name}")
+        partial.write_text(f"{seconds:g} {time.time_ns()}", encoding="utf-8")
+        os.replace(partial, path)
 
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    def renew_again() -> None:
+        while not over.wait(LEASE_EVERY * seconds):
+            with suppress(OSError):  # a volume that is away for a while; the next time comes soon
+                renew()
+
+    renew()
+    thread = threading.Thread(target=renew_again, name="lease", daemon=True)
     thread.start()
     try:
         yield
@@ -136,6 +138,11 @@ def _lease(path: Path, seconds: float) -> Iterator[None]:
         over.set()
         thread.join(5.0)
         path.unlink(missing_ok=True)
+
+
+def _told_to_all(job: Job, lease: Path) -> dict[str, str]:
+    threads = {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
+    return {"PYTHONUNBUFFERED": "1", ranks.LEASED: str(lease), **threads}
 
 
 def _check_home(given: Where) -> None:

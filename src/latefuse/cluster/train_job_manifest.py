@@ -17,6 +17,7 @@ GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NODE = "node"
 MANAGER = "latefuse"
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+JOB_LABEL = "jobset.sigs.k8s.io/replicatedjob-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 NAME_LENGTH = 42  # with what JobSet and Job append, a pod's host name stays within 63
 

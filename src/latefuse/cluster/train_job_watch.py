@@ -9,15 +9,17 @@ from typing import Any
 
 from latefuse.cluster.kubernetes_api import Cluster, ClusterError
 from latefuse.cluster.train_job_logs import Follower
-from latefuse.cluster.train_job_manifest import INDEX_LABEL, NODE
+from latefuse.cluster.train_job_manifest import INDEX_LABEL, JOB_LABEL, NODE
 from latefuse.cluster.train_job_where import Where
 from latefuse.config import Job
+from latefuse.config_trainjob import Nodes
 from latefuse.training import alive, ranks
 from latefuse.training.distributed import TrainingError
 from latefuse.training.launch import OnLog, forward
 
 GONE_S = 300.0
 SLACK_S = 60.0
+FAILED_S = 60.0
 EVENTS = 6
 ENDED = ("Succeeded", "Failed")
 
@@ -27,37 +29,45 @@ class JobFailed(TrainingError):
 
 
 class Clock:
-    """How long a job has stood in a queue, waited for a place and run; a job in a queue is asked for nothing."""
+    """How long a job has stood in a queue, looked for places and run; none of it goes on for ever.
 
-    def __init__(self, deadline_s: float | None, pending_s: float) -> None:
-        self.deadline_s, self.pending_s = deadline_s, pending_s
-        self.active_since: float | None = None
-        self.placed = False
+    A job in a queue is asked for nothing else. The deadline is the job's own, which Kubernetes ends too; where it does
+    not, the job is ended from here a bit later. A rank that has failed ends the job soon, even where its runtime would
+    start the node again: trying again is the pipeline's business, which knows how often and how far apart.
+    """
 
-    def look(self, suspended: bool, placed: bool, now: float) -> str:
-        """What is over: "deadline", "pending", or nothing.
+    def __init__(self, deadline_s: float | None, nodes: Nodes) -> None:
+        self.deadline_s, self.nodes = deadline_s, nodes
+        self.queued = self.active = self.unplaced = self.failed = 0.0
+        self.last: float | None = None
 
-        The deadline is the job's own, which Kubernetes ends too; where it does not, it is ended from here a bit later.
+    def look(self, suspended: bool, placed: bool, failed: bool, now: float) -> str:
+        """What is over: "queue", "deadline", "pending", "failed", or nothing.
+
+        placed: all of its nodes have begun. failed: a rank has left word that it has.
         """
+        passed = 0.0 if self.last is None else now - self.last
+        self.last = now
         if suspended:
-            self.active_since = None
-            return ""
-        if self.active_since is None:
-            self.active_since = now
-        self.placed = self.placed or placed
-        passed = now - self.active_since
-        if self.deadline_s is not None and passed > self.deadline_s + SLACK_S:
+            self.queued, self.unplaced = self.queued + passed, 0.0
+            return "queue" if self.queued > self.nodes.queue_s else ""
+        self.active += passed
+        self.unplaced = 0.0 if placed else self.unplaced + passed
+        self.failed = self.failed + passed if failed else 0.0
+        if self.deadline_s is not None and self.active > self.deadline_s + SLACK_S:
             return "deadline"
-        return "pending" if not self.placed and passed > self.pending_s else ""
+        if self.failed > FAILED_S:
+            return "failed"
+        return "pending" if self.unplaced > self.nodes.pending_s else ""
 
 
 def wait(cluster: Cluster, name: str, uid: str, given: Where, job: Job, lines: Path, on_log: OnLog) -> None:
     """Return when the TrainJob is complete. Raises JobFailed when it fails, ClusterError when it is deleted, replaced,
-    never placed or past its deadline.
+    never placed or past its deadline, or when a rank has failed and the job goes on.
 
     lines: where the first process writes its numbers, which are handed on to on_log.
     """
-    clock = Clock(given.resources.timeout_s, given.nodes.pending_s)
+    clock, signs = Clock(given.resources.timeout_s, given.nodes), lines.parent / ranks.RANKS
     follower = Follower(cluster, lambda text: print(text, flush=True))
     told: set[str] = set()
     read = 0
@@ -70,10 +80,11 @@ def wait(cluster: Cluster, name: str, uid: str, given: Where, job: Job, lines: P
             if state.get("Complete") or state.get("Failed"):
                 break
             _tell_new(cluster.warnings(name), told)
-            placed = any(pod.get("status", {}).get("phase") in ("Running", *ENDED) for pod in pods)
-            over = clock.look(bool(state.get("Suspended")), placed, time.monotonic())
+            cause = alive.cause(signs, job.stall_s)
+            placed = len({_index(pod) for pod in _begun(pods)}) >= job.nodes
+            over = clock.look(bool(state.get("Suspended")), placed, bool(cause), time.monotonic())
             if over:
-                raise ClusterError(_too_late(cluster, name, over, clock, pods))
+                raise ClusterError(_told(cluster, name, cause, _over(name, over, clock), pods))
             time.sleep(given.nodes.poll_s)
     except BaseException:
         follower.close(0)  # whoever ends this process does not wait for a log
@@ -81,7 +92,8 @@ def wait(cluster: Cluster, name: str, uid: str, given: Where, job: Job, lines: P
     follower.close()
     forward(lines, read, on_log)
     if failed := state.get("Failed"):
-        raise JobFailed(_why(cluster, name, failed, pods, lines.parent / ranks.RANKS, job.stall_s))
+        condition = f"TrainJob {name} has failed: {failed.get('reason')}: {failed.get('message')}"
+        raise JobFailed(_told(cluster, name, alive.cause(signs, job.stall_s), condition, pods))
 
 
 def until_gone(cluster: Cluster, name: str) -> None:
@@ -104,11 +116,20 @@ def _state(cluster: Cluster, name: str, uid: str) -> dict[str, Mapping[str, Any]
 
 def _follow(follower: Follower, pods: list[dict[str, Any]]) -> None:
     """The newest pod of the first node, once it has begun."""
-    first = [pod for pod in pods if pod["metadata"].get("labels", {}).get(INDEX_LABEL, "0") == "0"]
-    begun = [pod for pod in first if pod.get("status", {}).get("phase") in ("Running", *ENDED)]
-    if begun:
-        newest = max(begun, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    first = [pod for pod in _begun(pods) if _index(pod) == "0"]
+    if first:
+        newest = max(first, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
         follower.see(newest["metadata"]["name"], newest["status"]["phase"] in ENDED)
+
+
+def _begun(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pods of nodes that run or have run; a runtime may have pods of other jobs, which prepare something."""
+    nodes = [pod for pod in pods if pod["metadata"].get("labels", {}).get(JOB_LABEL, NODE) == NODE]
+    return [pod for pod in nodes if pod.get("status", {}).get("phase") in ("Running", *ENDED)]
+
+
+def _index(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"].get("labels", {}).get(INDEX_LABEL, "0"))
 
 
 def _tell_new(warnings: list[str], told: set[str]) -> None:
@@ -118,21 +139,19 @@ def _tell_new(warnings: list[str], told: set[str]) -> None:
             print(f"latefuse: {text}", flush=True)
 
 
-def _too_late(cluster: Cluster, name: str, over: str, clock: Clock, pods: list[dict[str, Any]]) -> str:
-    if over == "deadline":
-        said = f"TrainJob {name} is not done within its {clock.deadline_s:.0f} s (steps.finetune.timeout_s)"
-    else:
-        said = f"TrainJob {name} found no place within {clock.pending_s:.0f} s (trainjob.pending_s)"
-    return "; ".join([said, *_of_pods(pods), *_events(cluster, name)])
+def _over(name: str, over: str, clock: Clock) -> str:
+    words = {
+        "deadline": f"is not done within its {clock.deadline_s or 0:.0f} s (steps.finetune.timeout_s)",
+        "pending": f"found no place for all of its nodes within {clock.nodes.pending_s:.0f} s (trainjob.pending_s)",
+        "queue": f"stood in a queue for {clock.nodes.queue_s:.0f} s (trainjob.queue_s)",
+        "failed": f"is still there {FAILED_S:.0f} s after that and is ended from here",
+    }
+    return f"TrainJob {name} {words[over]}"
 
 
-def _why(
-    cluster: Cluster, name: str, failed: Mapping[str, Any], pods: list[dict[str, Any]], signs: Path, stall_s: float
-) -> str:
-    """The rank and why, where one has left word; what Kubernetes says of job, pods and events."""
-    cause = alive.cause(signs, stall_s)
-    condition = f"TrainJob {name} has failed: {failed.get('reason')}: {failed.get('message')}"
-    return "; ".join([*([cause] if cause else []), condition, *_of_pods(pods), *_events(cluster, name)])
+def _told(cluster: Cluster, name: str, cause: str | None, said: str, pods: list[dict[str, Any]]) -> str:
+    """The rank and why, where one has left word; what is over; what Kubernetes says of pods and events."""
+    return "; ".join([*([cause] if cause else []), said, *_of_pods(pods), *_events(cluster, name)])
 
 
 def _of_pods(pods: list[dict[str, Any]]) -> list[str]:
@@ -141,6 +160,11 @@ def _of_pods(pods: list[dict[str, Any]]) -> list[str]:
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
         status = pod.get("status", {})
         parts = [f"{status.get('reason')}: {status.get('message')}"] if status.get("reason") else []
+        parts += [
+            f"{one.get('reason')}: {one.get('message')}"
+            for one in status.get("conditions") or []
+            if one.get("type") == "PodScheduled" and one.get("status") == "False"
+        ]
         for one in status.get("containerStatuses") or []:
             waiting, ended = one.get("state", {}).get("waiting"), one.get("state", {}).get("terminated")
             if waiting and waiting.get("reason") not in ("ContainerCreating", "PodInitializing"):
@@ -149,8 +173,7 @@ def _of_pods(pods: list[dict[str, Any]]) -> list[str]:
                 parts.append(f"{one['name'] if one['name'] != NODE else 'it'} ended with code {ended['exitCode']}, "
                              f"{ended.get('reason')} {ended.get('message') or ''}".rstrip())  # fmt: skip
         if parts:
-            index = pod["metadata"].get("labels", {}).get(INDEX_LABEL, "?")
-            said.append(f"node {index} ({pod['metadata']['name']}): {', '.join(parts)}")
+            said.append(f"node {_index(pod)} ({pod['metadata']['name']}): {', '.join(parts)}")
     return said
 
 

@@ -14,6 +14,7 @@ from latefuse.config_trainjob import Nodes
 from latefuse.sections import ConfigError, Section
 
 WHERE = "LATEFUSE_TRAINJOB"
+AGAIN = {"retries", "backoff_s", "backoff_factor", "backoff_max_s"}
 
 
 class Where(Section):
@@ -38,9 +39,11 @@ def check(profile: Profile) -> None:
         wrong.append("steps.finetune.image: name the image of the nodes")
     if not nodes.timeout_s:
         wrong.append("steps.finetune.timeout_s: say how long the training may take at most, in seconds")
-    least = (nodes.timeout_s or 0) + profile.trainjob.pending_s
+    least = (nodes.timeout_s or 0) + profile.trainjob.queue_s + profile.trainjob.pending_s
     if driver.timeout_s and driver.timeout_s < least:
-        wrong.append(f"driver.timeout_s: it must outlast the training and its wait for a place: {least:.0f} or more")
+        wrong.append(f"driver.timeout_s: it must outlast queue (trainjob.queue_s) and training: {least:.0f} or more")
+    own = profile.steps.get("finetune", Resources()).model_fields_set
+    wrong += [f"steps.finetune.{key}: the driver is what is tried again, say it there" for key in sorted(own & AGAIN)]
     for name, one in (("steps.finetune", nodes), ("driver", driver)):
         if not mount(one.env.get("LATEFUSE_HOME", ""), one.volumes):
             wrong.append(f"{name}.env.LATEFUSE_HOME: it must lie on one of the volumes, {sorted(one.volumes)}")

@@ -94,6 +94,20 @@ class ItemTrie:
             node = torch.where(going & known, place + 1, node)
         return torch.where(lost | ~self.is_leaf(node), -1, self.item(node))
 
+    def alternatives(self, tokens: Tensor) -> Tensor:
+        """(E, 3) row, place and token: all that may stand at each place of sequences (M, T), given what stands before.
+
+        A sequence that leaves the trie, or has ended, has no alternatives from there on.
+        """
+        rows = torch.arange(len(tokens), device=tokens.device)
+        node, found = torch.zeros_like(rows), []
+        for place in range(tokens.shape[1]):
+            may = self.edges(node)
+            found.append(torch.stack([rows[may.parent], torch.full_like(may.parent, place), may.token], dim=1))
+            went = may.token == tokens[rows, place][may.parent]
+            rows, node = rows[may.parent[went]], may.child[went]
+        return torch.cat(found)
+
     @cached_property
     def _keys(self) -> tuple[Tensor, int]:
         """Parent and token of every node but the root as one rising number, and what a parent counts for in it."""

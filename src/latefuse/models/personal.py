@@ -180,14 +180,27 @@ def inputs(backbone: Backbone, prompted: Prompted) -> Tensor:
 def token_losses(backbone: Backbone, prompted: Prompted) -> tuple[Tensor, Tensor]:
     """Cross-entropy in nats of every answer token, teacher-forced, and the row of each: (n,) both, row by row.
 
-    Logits are made at answer tokens only.
+    Logits are made at answer tokens only; where the prompts tell what may stand there, it is held against no other.
     """
     if prompted.labels is None:
         raise ValueError("a loss needs answers: these prompts have no labels")
     said = prompted.labels != IGNORED
     states = _gone_on(backbone, prompted, said) if backbone.seq2seq is None else _written(backbone, prompted, said)
     logits = backbone.logits(states).float()
+    if prompted.may is not None:
+        logits = logits.masked_fill(_shut(prompted.may, said, logits.shape[-1]), -torch.inf)
     return F.cross_entropy(logits, prompted.labels[said], reduction="none"), said.nonzero()[:, 0]
+
+
+def _shut(may: Tensor, said: Tensor, tokens: int) -> Tensor:
+    """(n, tokens) bool: what may not stand at the n answer tokens of `said` (B, T). may: see `Prompted`."""
+    number = said.flatten().cumsum(0).reshape(said.shape) - 1
+    row, place, token = may[said[may[:, 0], may[:, 1]]].T
+    at = number[row, place]
+    shut = torch.zeros(int(said.sum()), tokens, dtype=torch.bool, device=said.device)
+    shut[at] = True
+    shut[at, token] = False
+    return shut
 
 
 def _written(backbone: Backbone, prompted: Prompted, said: Tensor) -> Tensor:

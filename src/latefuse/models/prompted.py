@@ -22,7 +22,8 @@ class Prompted:
     index of the whole word, 0 for padding; each visual slot has its own. visual: (B, L) int64, -1 for text, else row of
     `pictures` * k + which of the k tokens. pictures: (m, dv) distinct picture vectors of the batch. seen: (m,) bool;
     False where the item has no picture, whose row then says nothing. labels: (B, T) int64 answer tokens with end token,
-    -100 for padding. family: (B,) int64 place in `PROMPT_FAMILIES`, which bottlenecks of their own ask for.
+    -100 for padding. family: (B,) int64 place in `PROMPT_FAMILIES`, which bottlenecks of their own ask for. may: (E, 3)
+    int64 row, place and token of `labels`: all that may stand there; where nothing is named, any token may.
     """
 
     ids: Tensor
@@ -33,6 +34,7 @@ class Prompted:
     seen: Tensor
     labels: Tensor | None = None
     family: Tensor | None = None
+    may: Tensor | None = None
 
     def to(self, device: torch.device) -> Prompted:
         """The same there."""

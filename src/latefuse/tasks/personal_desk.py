@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from latefuse.models.backbone import Backbone
 from latefuse.models.item_trie import ItemTrie
 from latefuse.models.prompted import Prompted, collate
 from latefuse.models.text_vectors import rarity, text_vectors
-from latefuse.prompts.personal import Limits, PersonalSplicer, ids
+from latefuse.prompts.personal import Limits, PersonalSplicer, ids, template
 from latefuse.tasks import personal_rows
 from latefuse.tasks.item_pictures import donors_among, picture_vectors, warm_pictures
 from latefuse.tasks.personal_rows import PersonalRows, Rows
@@ -130,6 +130,18 @@ class Desk:
         names = rows.names()
         made = [self.splicer.encode(name, self.source.fields(rows, at)) for at, name in enumerate(names)]
         return collate(made, self.backbone.pad_id, self.settings.k, self.vectors, self.seen)
+
+    def compared(self, rows: Rows) -> Prompted:
+        """All rows as one batch to learn from: what may stand in the answer that names an item is told if so set."""
+        prompted = self.prompted(rows)
+        if self.settings.compare == "vocabulary":
+            return prompted
+        assert prompted.labels is not None
+        names = [template(name).answer == "{number}" for name in rows.names()]
+        named = torch.tensor(names).nonzero()[:, 0]
+        may = self.trie.alternatives(prompted.labels[named].to(self.trie.token.device)).cpu()
+        may[:, 0] = named[may[:, 0]]
+        return replace(prompted, may=may)
 
     def had(self, rows: Rows) -> list[Array]:
         """Item codes of the history of each row."""

@@ -153,6 +153,7 @@ class Batch:
     seen: Tensor
     labels: Tensor
     family: Tensor
+    may: Tensor | None
     rows: tuple[str, ...]
 
     @property
@@ -230,14 +231,13 @@ def warm(rows: Rows, backbone: Backbone, features: Features, progress: bool) -> 
 def steps(rows: Rows, train: Train, seed: int, parts: int) -> list[list[int]]:
     """Row numbers of every optimiser step: epoch by epoch, shuffled by seed.
 
-    Long prompts, those with candidates, stand in batches of their own, so that little is padding.
+    Within a window prompts stand by length, those with candidates apart, so that little is padding.
     """
     size, order = train.batch_size, []
-    long = rows.columns.candidates >= 0
     for number, (start, stop) in enumerate(zip(rows.epochs[:-1], rows.epochs[1:], strict=True)):
         drawn = np.random.default_rng([seed, number]).permutation(np.arange(start, stop))
         windows = np.split(drawn, range(WINDOW * size, len(drawn), WINDOW * size))
-        order += [some[np.argsort(long[some], kind="stable")] for some in windows]
+        order += [some[_order(rows.take(some))] for some in windows]
     every = np.concatenate(order)[: train.max_steps * size].reshape(train.max_steps, size)
     blocks = np.split(np.arange(len(every)), range(WINDOW, len(every), WINDOW))
     mixed = np.concatenate([np.random.default_rng([seed, n, 1]).permutation(block) for n, block in enumerate(blocks)])
@@ -246,7 +246,7 @@ def steps(rows: Rows, train: Train, seed: int, parts: int) -> list[list[int]]:
 
 def collate(rows: Rows, backbone: Backbone, features: Features) -> Batch:
     """One batch."""
-    prompted = rows.desk.prompted(rows.columns)
+    prompted = rows.desk.compared(rows.columns)
     told = {field.name: getattr(prompted, field.name) for field in fields(Prompted)}
     return Batch(**told, rows=tuple(rows.names))
 

@@ -85,7 +85,9 @@ def _tell(mine: _Rank, step: int | None) -> None:
 def record(folder: Path, node: int, failures: Sequence[Mapping[str, Any]]) -> None:
     """What the launching process of a node has seen: rank, code, signal, message and time of each that failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"node-{node}.json").write_text(json.dumps(list(failures)), encoding="utf-8")
+    partial = folder / f".node-{node}.json"
+    partial.write_text(json.dumps(list(failures)), encoding="utf-8")
+    os.replace(partial, folder / f"node-{node}.json")
 
 
 def cause(folder: Path, stall_s: float) -> str | None:

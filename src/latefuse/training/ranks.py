@@ -20,7 +20,9 @@ from typing import Any
 from latefuse.training import alive
 
 RANKS, LEASE = "ranks", "lease"
+LEASED = "LATEFUSE_LEASE"
 LEASE_CHECK_S = 1.0
+ABSENT_S = 60.0
 MESSAGE = 1_000
 
 
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> int:
 
     options = run.parse_args(argv)
     folder = Path(options.training_script_args[0]).parent
-    _keep_lease(folder / LEASE)
+    _keep_lease(os.environ.get(LEASED))
     try:
         run.run(options)
     except ChildFailedError as error:
@@ -69,29 +71,28 @@ def _failure(rank: int, failure: Any) -> Mapping[str, Any]:
     }
 
 
-def _keep_lease(lease: Path) -> None:
-    """End this node when the lease is there and nobody renews it: a driver that is killed can't delete its job.
+def _keep_lease(lease: str | None) -> None:
+    """End this node when nobody renews the lease: a driver that is killed can't delete its job, and a job that has
+    failed may be started again by Kubernetes when nobody waits for it any more.
 
-    The lease is a file with the seconds it holds and a number that changes. Times are of this machine's own clock.
+    lease: a file with the seconds it holds and a number that changes, there before the job is and gone with the driver.
     """
-    if lease.exists():
-        threading.Thread(target=_watch_lease, args=(lease,), name="lease", daemon=True).start()
+    if lease:
+        threading.Thread(target=_watch_lease, args=(Path(lease),), name="lease", daemon=True).start()
 
 
 def _watch_lease(lease: Path) -> None:
-    last, since = "", time.monotonic()
-    while True:
+    last, seconds, since = "", ABSENT_S, time.monotonic()  # this machine's own clock
+    while time.monotonic() - since <= seconds:
         time.sleep(LEASE_CHECK_S)
         try:
             text = lease.read_text(encoding="utf-8")
-        except OSError:
+        except OSError:  # gone, or the volume is away for a while
             continue
         if text and text != last:
-            last, since = text, time.monotonic()
-        elif last and time.monotonic() - since > float(last.split()[0]):
-            print("latefuse: the pipeline's node is gone, so its training ends", file=sys.stderr, flush=True)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+            last, seconds, since = text, float(text.split()[0]), time.monotonic()
+    print("latefuse: the pipeline's node is gone, so its training ends", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

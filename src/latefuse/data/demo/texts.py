@@ -13,11 +13,11 @@ from latefuse.data.demo import words, world
 
 IMAGINED, OFFSET = 1_500, 1_000_003
 """How many dishes are imagined, and how far their seed is from that of the menu with the same one."""
-LARGEST = 10_000
+LARGEST = 1_000
 JOINS = (",", "->", "and")
 YES, NO = "yes", "no"
 REVIEWERS = 400
-SHORT, LONGEST = 3, 16
+SHORT, LONGEST = 3, 12
 """Of lists: how long they are at first where they grow, and at most."""
 
 LAST, FIRST, AFTER, ISIN, BESIDE, NAMED, ECHO = (
@@ -29,7 +29,12 @@ LAST, FIRST, AFTER, ISIN, BESIDE, NAMED, ECHO = (
     "{} : which one is {} ?",
     "say {} again .",
 )
-QUESTIONS = (LAST, FIRST, AFTER, ISIN, BESIDE, NAMED, ECHO)
+CONTINUED = (
+    "{} took {} . which comes next ?",
+    "the list of {} is {} . what is next ?",
+    "{} had {} up to now : name the one that follows .",
+)
+QUESTIONS = (LAST, FIRST, AFTER, ISIN, BESIDE, NAMED, ECHO, *CONTINUED)
 
 
 class Texts:
@@ -62,8 +67,9 @@ class Texts:
             "is in": self._is_in,
             "beside": self._beside,
             "echo": self._echo,
+            "round": self._round,
         }
-        return kinds[self.rng.choices(list(kinds), weights=(2, 1, 3, 2, 3, 1))[0]]()
+        return kinds[self.rng.choices(list(kinds), weights=(2, 1, 3, 2, 3, 1, 3))[0]]()
 
     def _review(self, dish: world.Dish) -> str:
         told = words.review(dish, self.rng.randint(1, 5), self.rng)
@@ -72,12 +78,14 @@ class Texts:
     def _wrote(self, dish: world.Dish) -> str:
         stars = self.rng.randint(1, 5)
         told = words.review(dish, stars, self.rng)
-        who = self.rng.choice((f"user_{self.rng.randrange(REVIEWERS)}", self.rng.choice(words.COOKS)))
-        return f"{who} gave {stars} stars to {dish.name} : {told['text']}"
+        return f"{self._who()} gave {stars} stars to {dish.name} : {told['text']}"
+
+    def _who(self) -> str:
+        return self.rng.choice((f"user_{self.rng.randrange(REVIEWERS)}", self.rng.choice(words.COOKS)))
 
     def _numbers(self, most: int) -> list[str]:
         """Distinct numbers, small ones as often as large ones."""
-        top = self.rng.choice((50, 500, 1_000, LARGEST))
+        top = self.rng.choice((50, 300, LARGEST))
         return [str(one) for one in self.rng.sample(range(top), self.rng.randint(2, most))]
 
     def _list(self, items: Sequence[str]) -> str:
@@ -114,6 +122,13 @@ class Texts:
         if self.rng.random() < 0.5:
             return BESIDE.format(told, names[place]), numbers[place]
         return NAMED.format(told, numbers[place]), names[place]
+
+    def _round(self) -> tuple[str, str]:
+        """A list that goes round and round."""
+        items = self._some()[: max(2, self.longest // 2)]
+        shown = [items[place % len(items)] for place in range(self.rng.randint(len(items) + 1, 2 * len(items)))]
+        asked = self.rng.choice(CONTINUED).format(self._who(), self._list(shown))
+        return asked, items[len(shown) % len(items)]
 
     def _echo(self) -> tuple[str, str]:
         told = self._list(self._some()[:5])
