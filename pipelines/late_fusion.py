@@ -1,8 +1,9 @@
 """The graph: prepare and backbone, one `finetune` node per arm and seed, `fuse` per seed, one `evaluate`.
 
-Unrolled from the recipe, so that the UI shows `finetune-image`, `finetune-video`, `finetune-text` by name. Parameters
-of a node are the slice of the recipe that it reads, the digest of its source and the fingerprints of what goes in:
-together they are the key of its cache. Who runs it and where is the profile's matter.
+Where the profile says `shards`, `prepare` is the merge of as many nodes. Unrolled from the recipe, so that the UI shows
+`finetune-image`, `finetune-video`, `finetune-text` by name. Parameters of a node are the slice of the recipe that it
+reads, the digest of its source and the fingerprints of what goes in: together they are the key of its cache. Who runs
+it and where is the profile's matter.
 """
 
 from typing import Any
@@ -14,6 +15,8 @@ from components.evaluate.component import evaluate
 from components.finetune.component import finetune
 from components.fuse.component import fuse
 from components.prepare.component import prepare
+from components.prepare_merge.component import prepare_merge
+from components.prepare_shard.component import prepare_shard
 from latefuse.cluster.graph import node
 from latefuse.cluster.node import EvaluateConfig, FuseConfig, node_name
 from latefuse.cluster.place import place
@@ -34,7 +37,7 @@ def build(config: Config) -> Any:
         evaluate_source: str,
         image: str = config.profile.default.image or "",
     ) -> None:
-        data = node(prepare, "prepare", config=_text(recipe.data), source=prepare_source)
+        data = _prepared(config, prepare_source, image)
         base = node(backbone, "backbone", config=_text(recipe.backbone), source=backbone_source)
         given = {"dataset": data.outputs["out"], "backbone": base.outputs["out"]}
         stamp = f"{data.outputs['Output']} {base.outputs['Output']}"
@@ -70,6 +73,19 @@ def build(config: Config) -> Any:
         place(task, "evaluate", config, image)
 
     return late_fusion
+
+
+def _prepared(config: Config, source: Any, image: Any) -> Any:
+    """The task `prepare`: alone, or as the merge of its shards."""
+    given = {"config": _text(config.recipe.data), "source": source}
+    count = config.profile.shards
+    if count == 1:
+        return node(prepare, "prepare", **given)
+    parts = [node(prepare_shard, f"prepare-shard-{i}", shard=i, shards=count, **given) for i in range(count)]
+    for part in parts:
+        place(part, "prepare", config, image)
+    stamps = " ".join(str(part.outputs["Output"]) for part in parts)
+    return node(prepare_merge, "prepare", inputs=stamps, shards=[part.outputs["out"] for part in parts], **given)
 
 
 def _text(section: Section) -> str:

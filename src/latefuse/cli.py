@@ -95,6 +95,8 @@ def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     steps = group.add_subparsers(dest="step", required=True, metavar="STEP")
     about = {
         "prepare": "raw data to a dataset: schema, splits, quarantine, leak checks",
+        "prepare_shard": "one of N equal parts of prepare, for a machine of its own",
+        "prepare_merge": "all shards to the dataset that prepare would have written",
         "backbone": "build the demo base, or fetch and pin a named backbone",
         "finetune": "train the adapter of one arm under one seed",
         "fuse": "merge the separate adapters of one seed",
@@ -104,7 +106,12 @@ def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         step = steps.add_parser(name, help=text, description=text)
         _recipe(step)
         step.add_argument("--out", type=Path, required=True, help="the folder of the outputs")
-        if name not in ("prepare", "backbone"):
+        if name == "prepare_shard":
+            step.add_argument("--shard", type=int, required=True, help="which part, from 0")
+            step.add_argument("--shards", type=_count, required=True, help="of how many")
+        elif name == "prepare_merge":
+            step.add_argument("--shards", type=Path, nargs="+", required=True, help="outputs of `step prepare_shard`")
+        elif name not in ("prepare", "backbone"):
             step.add_argument("--dataset", type=Path, required=True, help="the output of `step prepare`")
             step.add_argument("--backbone", type=Path, required=True, help="the output of `step backbone`")
         if name == "finetune":

@@ -68,6 +68,16 @@ def step(options: argparse.Namespace) -> int:
     if options.step == "prepare":
         node.prepare(recipe.data.model_dump_json(), out)
         return 0
+    if options.step == "prepare_shard":
+        from latefuse.cluster.sources import source_digest
+        from latefuse.data.sources import raw_digest
+
+        source = f"{source_digest('prepare_shard')} {raw_digest(recipe.data)}"
+        node.prepare_shard(recipe.data.model_dump_json(), options.shard, options.shards, out, source=source)
+        return 0
+    if options.step == "prepare_merge":
+        node.prepare_merge(recipe.data.model_dump_json(), options.shards, out)
+        return 0
     if options.step == "backbone":
         node.backbone(recipe.backbone.model_dump_json(), out)
         return 0

@@ -94,7 +94,8 @@ class Profile(Section):
     processes: of one node. nodes: more than one needs the launcher `trainjob`, under which a Kubeflow TrainJob trains
     on what steps.finetune says while the pipeline's own node waits on what `driver` says. deepspeed: a file, or what
     stands in it. `recipe` overrides keys of any recipe (more seeds), `lengthen` multiplies the steps of every task.
-    `side_by_side` is how many nodes a local run has at work at a time; they share the cores.
+    `side_by_side` is how many nodes a local run has at work at a time; they share the cores. `shards`: `prepare` as so
+    many nodes, each with an equal part of rows and media, and one that merges them; the dataset is the same.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Profile(Section):
     processes: int = Field(1, ge=1)
     threads: int | None = Field(None, ge=1)
     side_by_side: int = Field(1, ge=1)
+    shards: int = Field(1, ge=1, le=64)
     deepspeed: str | dict[str, Any] | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     default: Resources = Resources()

@@ -58,6 +58,24 @@ def test_nodes_have_the_names_of_the_arms(compiled):
     }  # fmt: skip
 
 
+def test_shards_are_nodes_of_their_own_and_prepare_merges_them(compiled):
+    nodes = tasks(compiled("multinode"))
+    parts = [f"prepare-shard-{number}" for number in range(4)]
+    assert {name for name in nodes if name.startswith("prepare")} == {"prepare", *parts}
+    assert nodes["prepare"]["dependentTasks"] == parts
+    for number, name in enumerate(parts):
+        given = {key: one["runtimeValue"]["constant"] for key, one in nodes[name]["inputs"]["parameters"].items()
+                 if "runtimeValue" in one}  # fmt: skip
+        assert (given["shard"], given["shards"]) == (number, 4)
+        assert nodes[name]["inputs"]["parameters"]["source"] == {"componentInputParameter": "prepare_source"}
+        assert nodes[name]["cachingOptions"] == {"enableCache": True}
+    inputs = nodes["prepare"]["inputs"]
+    assert {one["taskOutputArtifact"]["producerTask"] for one in inputs["artifacts"].values()} == set(parts)
+    assert all(f"{name}-Output" in inputs["parameters"]["inputs"]["runtimeValue"]["constant"] for name in parts)
+    resources = documents(compiled("multinode"))[0]["deploymentSpec"]["executors"]
+    assert resources["exec-prepare-shard-3"]["container"]["resources"]["resourceCpuRequest"] == "16"
+
+
 def test_several_seeds_are_in_the_names(compiled):
     nodes = tasks(compiled("local", "seeds=[0,5]"))
     assert {"finetune-image-s0", "finetune-image-s5", "fuse-s0", "fuse-s5"} <= set(nodes)

@@ -36,6 +36,8 @@ def sources() -> dict[str, str]:
 def arguments(config: Config) -> dict[str, str]:
     """The parameters of a run here: a raw file that has changed makes `prepare` run again, as changed code does."""
     digests = sources()
+    if config.profile.shards > 1:
+        digests["prepare_source"] = f"{source_digest('prepare_shard')} {source_digest('prepare_merge')}"
     return {**digests, "prepare_source": f"{digests['prepare_source']} {raw_digest(config.recipe.data)}".strip()}
 
 

@@ -57,6 +57,40 @@ def prepare(config: str, out: str | Path, node: str = "prepare") -> str:
     return run_step("prepare", node, data, Path(out), call)
 
 
+def prepare_shard(config: str, shard: int, shards: int, out: str | Path, source: str = "") -> str:
+    """One of N equal parts of `prepare`; config: a `Data` section as JSON. Returns the fingerprint of what it wrote.
+
+    source: the digest of the code and the raw files, so that a shard which was killed goes on only where both are as
+    they were.
+    """
+    from latefuse.steps import prepare_shard as step
+
+    data, node = Data.model_validate_json(config), f"prepare-shard-{int(shard)}"
+    key = hashlib.sha256(f"{data.digest}/{int(shards)}/{source}".encode()).hexdigest()[:16]
+    work = places.work(node, key)
+    return run_step(
+        "prepare",
+        node,
+        data,
+        Path(out),
+        lambda folder, tracker: step.run(data, int(shard), int(shards), folder, tracker, work),
+    )
+
+
+def prepare_merge(config: str, shards: Sequence[str | Path], out: str | Path) -> str:
+    """All shards to the dataset; config: a `Data` section as JSON. Returns the dataset's fingerprint."""
+    from latefuse.steps import prepare_merge as step
+
+    data, folders = Data.model_validate_json(config), [Path(shard) for shard in shards]
+    return run_step(
+        "prepare",
+        "prepare",
+        data,
+        Path(out),
+        lambda folder, tracker: step.run(data, folders, folder, tracker, places.cache()),
+    )
+
+
 def backbone(config: str, out: str | Path, node: str = "backbone") -> str:
     """Build or fetch the backbone once; config: a `BackboneConfig` as JSON. Returns its digest."""
     from latefuse.steps import backbone as step

@@ -112,7 +112,7 @@ class Dataset:
 
     def verify(self) -> None:
         """Hash every file again. Raises DataError that names those which are gone or changed."""
-        wrong = [name for name, digest in self.manifest["files"].items() if _digest_of(self.path / name) != digest]
+        wrong = [name for name, digest in self.manifest["files"].items() if digest_of(self.path / name) != digest]
         if wrong:
             raise DataError(
                 f"{self.path}: {len(wrong)} file(s) gone or changed: {', '.join(wrong[:5])}; run prepare again"
@@ -198,7 +198,7 @@ def store_medium(out: Path, file: Path, extension: str | None = None, digest: st
     """Copy a file to its place by content and return that place ("media/ab/abcd...png"); a second copy costs
     nothing.
     """
-    digest = digest or _digest_of(file)
+    digest = digest or digest_of(file)
     ref = f"media/{digest[:2]}/{digest}.{extension or file.suffix.lstrip('.').lower()}"
     target = out / ref
     if not target.exists():
@@ -210,15 +210,19 @@ def store_medium(out: Path, file: Path, extension: str | None = None, digest: st
     return ref
 
 
-def seal(out: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the manifest (rows, splits, files, fingerprint) from what lies in `out` and write it: the last act."""
+def seal(out: Path, manifest: Mapping[str, Any], known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Complete the manifest (rows, splits, files, fingerprint) from what lies in `out` and write it: the last act.
+
+    known: the digests of files that were hashed before and need not be read again.
+    """
+    known = known or {}
     names = [name for name in TABLES if (out / f"{name}.parquet").exists()]
     full = {
         "schema": VERSION,
         **manifest,
         "rows": {name: pq.read_metadata(out / f"{name}.parquet").num_rows for name in names},
         "splits": {name: _split_counts(out / f"{name}.parquet", name) for name in names},
-        "files": {str(path.relative_to(out).as_posix()): _digest_of(path) for path in _files(out)},
+        "files": {name: known.get(name) or digest_of(out / name) for name in _files(out)},
     }
     full["fingerprint"] = fingerprint(full)
     partial = out / f".{MANIFEST}"
@@ -242,12 +246,14 @@ def _split_counts(path: Path, name: str) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _files(out: Path) -> list[Path]:
+def _files(out: Path) -> list[str]:
     tables = [out / f"{name}.parquet" for name in (*TABLES, "quarantine")]
-    return [path for path in tables if path.exists()] + sorted((out / "media").glob("??/*"))
+    paths = [path for path in tables if path.exists()] + sorted((out / "media").glob("??/*"))
+    return [path.relative_to(out).as_posix() for path in paths]
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, "" where there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as handle:

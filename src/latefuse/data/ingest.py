@@ -7,9 +7,8 @@ and leaks are computed afterwards.
 
 from __future__ import annotations
 
-import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ from latefuse.data.dataset import TableWriter
 from latefuse.data.errors import DataError, MediaError, Refusal
 from latefuse.data.near import Texts
 from latefuse.data.quarantine import Quarantine
-from latefuse.data.schema import MADE, REFERENCES, SPLITS, TABLES, clean, media_of, missing_columns, schemes, with_media
-from latefuse.data.store import MediaStore, Stored
+from latefuse.data.schema import REFERENCES, SPLITS, TABLES, media_of, schemes, with_media
+from latefuse.data.store import Intake, Stored
+from latefuse.data.typed import Row, Rows, Typed
 
-Row = dict[str, Any]
 CHUNK = 512
 GROUPS = 64
 LONER = "\x1f"
-SLUG = re.compile(r"([a-z][a-z0-9-]*)(?:: |$)")
 CODES = {name: code for code, name in enumerate(SPLITS)} | {None: -1}
 
 
@@ -65,7 +63,7 @@ class Staged:
 class Ingest:
     """Takes one table after the other, items first, because the others refer to them."""
 
-    def __init__(self, data: Data, folder: Path, store: MediaStore, texts: Texts, quarantine: Quarantine) -> None:
+    def __init__(self, data: Data, folder: Path, store: Intake, texts: Texts, quarantine: Quarantine) -> None:
         self.staged = Staged(folder)
         self._official = data.splits.official
         self._licence = data.licence
@@ -75,7 +73,7 @@ class Ingest:
         self._topics: dict[tuple[str, str], int] = {}
         self._has_items = False
 
-    def table(self, name: str, rows: Callable[[], Iterator[Row]]) -> None:
+    def table(self, name: str, rows: Callable[[], Iterator[Typed]]) -> None:
         """Stage one table. Raises DataError where it is empty, unreadable, or has missing or unknown columns."""
         self.staged.rows[name] = {column: array(kind) for column, kind in _integer_columns(name).items()}
         self._has_items |= name == "items"
@@ -94,40 +92,29 @@ class Ingest:
         if name == "items":
             self.staged.items = writer.rows
 
-    def _accepted(self, name: str, rows: Callable[[], Iterator[Row]]) -> Iterator[tuple[Row, str]]:
+    def _accepted(self, name: str, rows: Callable[[], Iterator[Typed]]) -> Iterator[tuple[Row, str]]:
         """The clean rows with the place they come from; the others go to quarantine."""
         ids: set[str] = set()
-        for number, raw in enumerate(_stream(name, rows), start=1):
-            line = str(raw.get("_line") or f"{name}#{number}")
+        for line, told, row in rows():
             self._quarantine.seen(name)
             try:
-                row = self._checked(name, raw, number == 1, line)
+                if isinstance(row, Refusal):
+                    raise row
+                self._check_references(name, row)
                 if (key := row.get("id")) is not None:
                     if key in ids:
                         raise Refusal("duplicate-id", f"{key!r} stands there before; the first one is kept")
                     ids.add(key)
             except Refusal as refusal:
-                self._quarantine.refuse(refusal, name, str(raw.get("id") or ""), line)
+                self._quarantine.refuse(refusal, name, told, line)
                 continue
             yield row, line
 
-    def _checked(self, name: str, raw: Row, leading: bool, line: str) -> Row:
-        if "_error" in raw:
-            told = str(raw["_error"])
-            slug = SLUG.match(told)
-            raise Refusal(slug.group(1) if slug else "unreadable", told[slug.end() :] if slug else told)
-        if missing := missing_columns(name, raw):
-            if leading:
-                raise DataError(
-                    f"{line}: table {name!r} needs the column {missing[0]!r}, the source gives {sorted(raw)}"
-                )
-            raise Refusal("missing-value", f"column {missing[0]!r} is absent")
-        row = clean(name, raw)
+    def _check_references(self, name: str, row: Row) -> None:
         for column in REFERENCES[name]:
             key = row[column]
             if key and self._has_items and self.staged.names.get(key, self.staged.items) >= self.staged.items:
                 raise Refusal("dangling-reference", f"{column} {key!r} is not among the items")
-        return row
 
     def _write(self, name: str, rows: list[tuple[Row, str]], writer: TableWriter) -> None:
         """Store the media of some clean rows, note their integers and text, write them."""
@@ -185,24 +172,11 @@ class Ingest:
                 self.staged.media_unit.append(unit)
 
 
-def ingest(tables: Mapping[str, Callable[[], Iterator[Row]]], worker: Ingest) -> Staged:
-    """Stage all tables of a source. Raises DataError for one that no schema describes, or that prepare itself makes."""
-    known = [name for name in TABLES if name not in MADE]
-    for name in tables:
-        if name not in known:
-            raise DataError(f"the source offers a table {name!r}; known: {', '.join(known)}")
-    for name in TABLES:
-        if name in tables:
-            worker.table(name, tables[name])
+def ingest(tables: Rows, worker: Ingest) -> Staged:
+    """Stage all tables, in the order that `typed.offered` gives. Raises DataError for one that can't be used."""
+    for name, rows in tables.items():
+        worker.table(name, rows)
     return worker.staged
-
-
-def _stream(name: str, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
-    """The rows of a table; what its file does wrong comes out as a DataError that names the table."""
-    try:
-        yield from rows()
-    except UnicodeDecodeError as error:
-        raise DataError(f"table {name!r}: the raw file is not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 def _integer_columns(name: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ class Quarantine:
         self._refused[what] += 1
         self._why.setdefault(what, Counter())[refusal.reason] += 1
         told = {"table": table, "id": id, "line": line, "medium": medium, "reason": refusal.reason}
-        self._writer.write({key: _printable(value) for key, value in {**told, "detail": refusal.detail}.items()})
+        self._writer.write({key: printable(value) for key, value in {**told, "detail": refusal.detail}.items()})
 
     def check(self, budget: float) -> None:
         """Raises DataError where more than the share `budget` of a table's rows, or of the media, was refused."""
@@ -60,6 +60,6 @@ class Quarantine:
             )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with what is not UTF-8 written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

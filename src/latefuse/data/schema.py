@@ -125,12 +125,21 @@ def missing_columns(table: str, row: Mapping[str, Any]) -> list[str]:
 def media_of(table: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(modality, path) of every medium that a clean row names; absent ones ("") are left out."""
     if table == "conversations":
-        yield from ((m["modality"], m["path"]) for m in row["media"] if m["path"])
+        yield from ((m["modality"], m["path"]) for m in row.get("media", ()) if m["path"])
     elif table == "judgements":
-        yield from [("image", row["image"])] if row["image"] else []
+        yield from [("image", row["image"])] if row.get("image") else []
     else:
         yield from (("image", path) for path in row.get("images", ()))
         yield from (("video", path) for path in row.get("videos", ()))
+
+
+def media_named(table: str, raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every medium that `media_of` would find in the row once it is clean; none where its media columns do not fit."""
+    columns = [name for name in ("media", "image", "images", "videos") if name in _CLEANERS[table]]
+    try:
+        return list(media_of(table, {name: _CLEANERS[table][name][0](raw[name]) for name in columns if raw.get(name)}))
+    except (TypeError, ValueError, OverflowError, LookupError, Refusal):
+        return []
 
 
 def with_media(table: str, row: dict[str, Any], stored: Mapping[tuple[str, str], str]) -> dict[str, Any]:

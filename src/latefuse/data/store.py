@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from latefuse import progress
 from latefuse.config import MediaLimits
@@ -26,6 +27,15 @@ class Stored:
 
     ref: str
     content: bytes
+
+
+class Intake(Protocol):
+    """What takes in media: the outcome of each key that was ever given to `take` is in `known`."""
+
+    known: dict[Key, Stored | MediaError]
+
+    def take(self, keys: Iterable[Key]) -> list[Key]:
+        """Take in what is new among `keys` and return that."""
 
 
 class MediaStore:
@@ -54,6 +64,14 @@ class MediaStore:
             self.known[key] = outcome
             self._bar.update()
         return new
+
+    def stamp(self, key: Key) -> str:
+        """Size and time of the file behind a key, by which a changed one is told; "" where there is none."""
+        try:
+            found = self._find(key[1]).stat()
+        except (MediaError, OSError):
+            return ""
+        return f"{found.st_size}-{found.st_mtime_ns}"
 
     def _outcome(self, key: Key) -> Stored | MediaError:
         try:

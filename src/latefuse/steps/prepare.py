@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from latefuse import usage
 from latefuse.config import Data
-from latefuse.data import mining, sources, splits
+from latefuse.data import mining, sources, splits, typed
 from latefuse.data import plan as plans
 from latefuse.data.dataset import BATCH, MANIFEST, Dataset, seal
 from latefuse.data.errors import DataError
@@ -27,27 +27,34 @@ from latefuse.data.quarantine import Quarantine
 from latefuse.data.readings import make as readings
 from latefuse.data.readings.make import Made
 from latefuse.data.schema import SPLITS, TABLES
+from latefuse.data.shards import Shards
 from latefuse.data.sources.corrected import PERSON, Corrected
-from latefuse.data.store import MediaStore
+from latefuse.data.store import Intake, MediaStore
 from latefuse.tracking import Tracker
 
 PARTIAL = ".partial"
 
 
 def run(
-    data: Data, out: Path, tracker: Tracker, workdir: Path | None = None, cache: Path | None = None
+    data: Data,
+    out: Path,
+    tracker: Tracker,
+    workdir: Path | None = None,
+    cache: Path | None = None,
+    shards: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Write the dataset of `data` into `out` and return the result that also lies in `out/result.json`.
 
     workdir: where a generating source keeps its raw files; by default they vanish at the end. cache: where answers of
-    models that read reviews or pictures are kept; by default nowhere. The same input gives the same bytes. Raises
-    DataError for input that can't be used, for more refusals than the budget, for leaks and where no pair can be mined;
+    models that read reviews or pictures are kept; by default nowhere. shards: the folders of all shards of this data,
+    which are then read in place of the source. The same input gives the same bytes, sharded or not. Raises DataError
+    for input or shards that can't be used, for more refusals than the budget, for leaks and where no pair can be mined;
     what was refused is then in `out/quarantine.parquet`, what leaks in `out/leaks.json`, and there is no manifest.
     """
     began = time.perf_counter()
+    merged = Shards(shards, data) if shards else None
     with _workshop(out) as partial:
-        folders = [sources.resolve(path, "data.corrections") for path in data.corrections]
-        source = Corrected(sources.build(data, workdir or partial / "raw"), folders)
+        source = merged or corrected(data, workdir or partial / "raw")
         staged, near, refused = _stage(source, data, out, partial)
         plan = plans.make(staged, near, data)
         if data.pairs is not None:
@@ -61,7 +68,9 @@ def run(
         made = _read(data, plan, out, partial, cache)
         findings = {name: finding.as_dict() for name, finding in plan.findings.items()}
         told = {"source": data.source, "licence": data.licence, "seed": data.splits.seed, "notes": plan.notes}
-        manifest = seal(out, {**told, "quarantine": refused, "leaks": findings})
+        # What a shard has hashed is not read again.
+        known = {ref: Path(ref).stem for ref in staged.refs} if merged else None
+        manifest = seal(out, {**told, "quarantine": refused, "leaks": findings}, known)
     return _report(Dataset(out), manifest, made, tracker, out, time.perf_counter() - began)
 
 
@@ -81,13 +90,26 @@ def _workshop(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _stage(source: Corrected, data: Data, out: Path, partial: Path) -> tuple[Staged, Any, dict[str, int]]:
+def corrected(data: Data, workdir: Path) -> Corrected:
+    """The source that `data` names with its corrections. Raises ConfigError, DataError."""
+    folders = [sources.resolve(path, "data.corrections") for path in data.corrections]
+    return Corrected(sources.build(data, workdir), folders)
+
+
+def _stage(source: Corrected | Shards, data: Data, out: Path, partial: Path) -> tuple[Staged, Any, dict[str, int]]:
     """Rows and media through the checks; then the join of near-duplicate texts. Raises DataError above the budget."""
     texts = Texts(partial / "texts", data.leaks.shingle, data.leaks.ignore_words)
-    tables = source.tables()
-    mining.check(tables, data)
-    store = MediaStore(source.source.root, out, data.limits, source.roots)
-    with Quarantine(out / "quarantine.parquet") as quarantine, store.opened():
+    store: Intake
+    with ExitStack() as stack:
+        if isinstance(source, Shards):
+            tables, store = source.tables(), source.media(out)
+            mining.check(tables, data)
+        else:
+            raw = source.tables()
+            mining.check(raw, data)
+            store = stack.enter_context(MediaStore(source.source.root, out, data.limits, source.roots).opened())
+            tables = typed.of_source(raw)
+        quarantine = stack.enter_context(Quarantine(out / "quarantine.parquet"))
         staged = ingest(tables, Ingest(data, partial, store, texts, quarantine))
     quarantine.check(data.quarantine_budget)
     return staged, texts.near(data.leaks.jaccard), dict(sorted(quarantine.reasons.items()))
