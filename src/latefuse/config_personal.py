@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ PLACES: tuple[Place, ...] = ("self", "cross", "ffn")
 Family = Literal["sequential", "direct", "explanation"]
 PROMPT_FAMILIES: tuple[Family, ...] = ("sequential", "direct", "explanation")
 Table = Literal["frozen", "learned", "none"]
+Often = Annotated[int, Field(ge=1)]
 
 
 class Personalise(Section):
@@ -26,12 +27,12 @@ class Personalise(Section):
     are drawn (the paper's count has them so), learned, or none. by_length: whether a token counts one over the square
     of its answer's length, as in the released code, so that long answers weigh little. compare: what the answer that
     names an item is held against in training: every token, as in the paper, or those that go on to an item of the
-    catalogue, as the search has it. ids: what items are called:
-    numbers of a random permutation, or semantic ids. families: of prompts, those that train. per_user: how often an
-    epoch takes each user in each family of events. max_tokens: of a prompt; target_tokens: of an answer, both with
-    their end token. word_tokens: of each name, title or headline. history: items that a history shows at most, None for
-    all that fit. candidates: of a list that one is chosen from. beams: answers that are kept side by side in a search.
-    shuffled: the control in which every item has another's picture.
+    catalogue, as the search has it. ids: what items are called: numbers of a random permutation, or semantic ids.
+    families: of prompts, those that train. per_user: how often an epoch takes each user in each family of events, or
+    in each of them (sequential: 8, direct: 2); reviews come once. max_tokens: of a prompt; target_tokens: of an
+    answer, both with their end token. word_tokens: of each name, title or headline. history: items that a history
+    shows at most, None for all that fit. candidates: of a list that one is chosen from. beams: answers that are kept
+    side by side in a search. shuffled: the control in which every item has another's picture.
     """
 
     k: int = Field(2, ge=0, le=32)
@@ -48,7 +49,7 @@ class Personalise(Section):
     ids_seed: int | None = None
     rows_seed: int = 0
     families: tuple[Family, ...] = Field(PROMPT_FAMILIES, min_length=1)
-    per_user: int = Field(5, ge=1)
+    per_user: Often | dict[Literal["sequential", "direct"], Often] = 5
     max_tokens: int = Field(1024, ge=8)
     target_tokens: int = Field(64, ge=2)
     word_tokens: int = Field(64, ge=1)

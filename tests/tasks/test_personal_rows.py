@@ -48,6 +48,15 @@ def test_an_epoch_holds_every_user_of_every_family_and_every_review_once(data: P
     assert min(shares.values()) > 0.7 * max(shares.values())
 
 
+def test_a_family_can_be_asked_more_often_than_another(dataset: Dataset) -> None:
+    rows = open_rows(dataset, seed=1, per_user={"sequential": 7}, count=20).train(0)
+    asked = [name[0] for name in rows.names()]
+    trained = open_rows(dataset, seed=1, per_user=1, count=20).train(0)
+    once = [name[0] for name in trained.names()]
+    assert asked.count("A") == 7 * once.count("A")
+    assert (asked.count("B"), asked.count("C")) == (once.count("B"), once.count("C"))
+
+
 def test_epochs_differ_and_are_repeatable(data: PersonalRows, dataset: Dataset) -> None:
     first, again, other = data.train(0), open_rows(dataset, 1, 30, 20).train(0), data.train(1)
     for name in first.__dataclass_fields__:

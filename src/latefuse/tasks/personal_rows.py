@@ -6,7 +6,7 @@ drawn anew each epoch by the seed; what is measured never changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,13 +81,13 @@ class Rows:
 class PersonalRows:
     """All that rows are drawn from. `open_rows` makes one.
 
-    per_user: how often an epoch takes each user, in each family of events. count: candidates of a list.
+    per_user: how often an epoch takes each user, in each family of events or by family. count: candidates of a list.
     """
 
     found: Histories
     reviews: Reviews
     seed: int = 0
-    per_user: int = 5
+    per_user: int | Mapping[Any, int] = 5
     count: int = 100
     families: tuple[Family, ...] = FAMILIES
 
@@ -151,7 +151,8 @@ class PersonalRows:
     def _train_events(self, name: Family, epoch: int, rng: np.random.Generator) -> Rows:
         """Sequential or direct rows: of templates that ask for a verdict half are about an item never had."""
         least = int(name == "sequential")
-        at = histories.sampled(self.found, self.per_user, self.seed, epoch, least)
+        often = self.per_user if isinstance(self.per_user, int) else self.per_user.get(name, 1)
+        at = histories.sampled(self.found, often, self.seed, epoch, least)
         known = [_number(one) for one in family(name).trained]
         numbers = rng.choice(known, len(at)) if len(at) else np.zeros(0, np.int64)
         asked = [template(one) for one in names()]
@@ -187,7 +188,11 @@ class PersonalRows:
 
 
 def open_rows(
-    dataset: Dataset, seed: int = 0, per_user: int = 5, count: int = 100, families: Sequence[Family] = ()
+    dataset: Dataset,
+    seed: int = 0,
+    per_user: int | Mapping[Any, int] = 5,
+    count: int = 100,
+    families: Sequence[Family] = (),
 ) -> PersonalRows:
     """What rows are drawn from. families: those that train; by default all that the dataset has rows for.
 
