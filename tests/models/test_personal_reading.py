@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from small_prompts import CAUSAL, KINDS, batch, made, rows, stirred
 
-from latefuse.models import personal
-from latefuse.models.personal_reading import Reading, encode, explain
+from latefuse.models import beams, item_trie, personal
+from latefuse.models.personal_reading import Beams, Reading, encode, explain
 
 FORMS = [*KINDS, ("glued_mlp", {**CAUSAL, "per_family": True})]
 
@@ -100,3 +102,23 @@ def test_a_causal_model_has_no_encoder(fresh):
     stirred(base, **CAUSAL)
     with pytest.raises(ValueError, match="has no encoder"):
         encode(base, batch(rows(2)))
+
+
+@pytest.mark.parametrize("among_items", [False, True])
+@pytest.mark.parametrize(("family", "settings"), FORMS)
+def test_beams_find_the_likeliest_items_of_the_catalogue(family, settings, among_items, fresh):
+    base, lines = fresh(family), rows(3)
+    stirred(base, **settings)
+    catalogue = [[30, 2], [30, 31, 2], [30, 31, 40, 2], [77, 2], [90, 31, 2], [90, 32, 2], [90, 33, 5, 2]]
+    trie, never = item_trie.build(catalogue), [[3], [], [0, 6]]
+    may = item_trie.allowed(trie, 3, never=never)
+    found = beams.search(Beams(base, batch(lines)), may, 5, 7, among_items)
+    for place, line in enumerate(lines):
+        asked = batch([type(line)(**{**vars(line), "target": answer}) for answer in catalogue])
+        if among_items:
+            asked = dataclasses.replace(asked, may=trie.alternatives(asked.labels))
+        chances = -personal.nll(base, asked)
+        chances[never[place]] = -torch.inf
+        expected = chances.topk(5)
+        assert found.items[place].tolist() == expected.indices.tolist()
+        torch.testing.assert_close(found.scores[place], expected.values, atol=1e-3, rtol=1e-4)

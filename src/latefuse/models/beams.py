@@ -120,15 +120,18 @@ class PromptWalk:
         return self.walk.step(tokens, self.sees, self.depth)
 
 
-def item_beams(model: Any, states: Tensor, mask: Tensor, may: Allowed, n: int, beams: int) -> Found:
+def item_beams(
+    model: Any, states: Tensor, mask: Tensor, may: Allowed, n: int, beams: int, among_items: bool = False
+) -> Found:
     """The n best items of each row under an encoder-decoder, out of those that it may name.
 
     states: (B, L, d) of the encoder, each row once. mask: (B, L), nothing for padding. may: of the same B rows, on the
-    device of the model. beams: at least n. Raises ValueError for fewer, for other rows, and for scores that are no
-    numbers.
+    device of the model. beams: at least n. among_items: whether a token's probability is that among what goes on to an
+    item of the catalogue, and so the chances of all items add up to one. Raises ValueError for fewer beams than n, for
+    other rows, and for scores that are no numbers.
     """
     with shared_states(model):
-        return search(EncoderDecoder(model, states, mask), may, n, beams)
+        return search(EncoderDecoder(model, states, mask), may, n, beams, among_items)
 
 
 def causal_beams(walk: Walk, may: Allowed, n: int, beams: int) -> Found:
@@ -220,7 +223,7 @@ class _Grown:
 
 
 @torch.no_grad()
-def search(reader: Reader, may: Allowed, n: int, beams: int) -> Found:
+def search(reader: Reader, may: Allowed, n: int, beams: int, among_items: bool = False) -> Found:
     """The n best items of each row that `beams` beams find. See `item_beams`."""
     if not 0 < n <= beams:
         raise ValueError(f"{n} items out of {beams} beams: ask for 1 item or more, and for at least as many beams")
@@ -231,7 +234,7 @@ def search(reader: Reader, may: Allowed, n: int, beams: int) -> Found:
     node, score = may.trie.first.new_zeros(rows, 1), torch.zeros(rows, 1, device=logits.device)
     found = Found(node.new_full((rows, n), -1), score.new_full((rows, n), -torch.inf))
     while True:
-        grown = _grown(node, score, logits, may)
+        grown = _grown(node, score, logits, may, among_items)
         found = _ended(found, grown, beams, may.trie)
         score, kept = _best(grown.score.masked_fill(grown.leaf, -torch.inf), beams)
         # Scores only fall: a row is done when its best beam is no better than the last of its n items.
@@ -244,17 +247,15 @@ def search(reader: Reader, may: Allowed, n: int, beams: int) -> Found:
         logits = reader.step(grown.token.gather(1, kept), grown.parent.gather(1, kept))
 
 
-def _grown(node: Tensor, score: Tensor, logits: Tensor, may: Allowed) -> _Grown:
+def _grown(node: Tensor, score: Tensor, logits: Tensor, may: Allowed, among_items: bool) -> _Grown:
     """Grow beams (B, K) by every token that their row may write. score: -inf for no beam. logits: (B, K, V)."""
     rows, width = node.shape
     alive = (score.flatten() > -torch.inf).nonzero()[:, 0]
     edges = may.trie.edges(node.flatten()[alive])
-    beam = alive[edges.parent]
+    beam, flat = alive[edges.parent], logits.flatten(0, 1)
+    whole = _whole_of(beam, flat[beam, edges.token].float(), len(flat)) if among_items else _whole(flat)
     kept = may.live(beam // width, edges.child) > 0
     beam, token, child = beam[kept], edges.token[kept], edges.child[kept]
-    flat = logits.flatten(0, 1)
-    # Piece by piece: what logsumexp makes on its way is as large as all logits.
-    whole = torch.cat([part.float().logsumexp(dim=-1) for part in flat.split(max(1, CELLS // flat.shape[1]))])
     gained = flat[beam, token].float() - whole[beam]
     if bool(gained.isnan().any()):
         raise ValueError("a beam's score is not a number; check the adapter's weights for NaN")
@@ -274,6 +275,18 @@ def _grown(node: Tensor, score: Tensor, logits: Tensor, may: Allowed) -> _Grown:
         child=lines(child, 0),
         leaf=lines(may.trie.is_leaf(child), False),
     )
+
+
+def _whole(logits: Tensor) -> Tensor:
+    """(n,) what each row of logits (n, V) adds up to, in nats."""
+    # Piece by piece: what logsumexp makes on its way is as large as all logits.
+    return torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(max(1, CELLS // logits.shape[1]))])
+
+
+def _whole_of(beam: Tensor, logits: Tensor, beams: int) -> Tensor:
+    """(beams,) what those of the logits (E,) that belong to each beam add up to, in nats; -inf for none."""
+    most = logits.new_full((beams,), -torch.inf).scatter_reduce(0, beam, logits, "amax")
+    return most + torch.zeros_like(most).index_add(0, beam, (logits - most[beam]).exp()).log()
 
 
 def _ended(found: Found, grown: _Grown, beams: int, trie: ItemTrie) -> Found:

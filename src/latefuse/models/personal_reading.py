@@ -93,6 +93,24 @@ class Reading:
         return self.logits
 
 
+class Beams:
+    """A `beams.Reader` of whatever reads personalised prompts: each beam keeps states of its own."""
+
+    def __init__(self, backbone: Backbone, prompted: Prompted) -> None:
+        self.reading, self.rows, self.width = Reading(backbone, prompted), len(prompted.ids), 1
+
+    def start(self) -> Tensor:
+        """(B, 1, V) logits behind the prompts."""
+        return self.reading.logits[:, None]
+
+    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """(B, K, V) logits behind tokens (B, K)."""
+        row = torch.arange(self.rows, device=parents.device)[:, None]
+        self.reading.select((row * self.width + parents).flatten())
+        self.width = tokens.shape[1]
+        return self.reading.write(tokens.flatten()).view(self.rows, self.width, -1)
+
+
 def explain(backbone: Backbone, prompted: Prompted, most: int) -> list[list[int]]:
     """The likeliest token after the other, at most `most` of them, without the end token: an answer a row."""
     end = backbone.tokenizer.eos_token_id

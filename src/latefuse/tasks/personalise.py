@@ -22,9 +22,9 @@ from latefuse.data.errors import DataError
 from latefuse.models import personal, personal_files
 from latefuse.models.adapter_files import AdapterCard
 from latefuse.models.backbone import Backbone
-from latefuse.models.beams import Found, item_beams
+from latefuse.models.beams import Found, item_beams, search
 from latefuse.models.item_trie import Allowed, allowed
-from latefuse.models.personal_reading import encode, explain
+from latefuse.models.personal_reading import Beams, encode, explain
 from latefuse.models.prompted import Prompted
 from latefuse.prompts import MediaRef
 from latefuse.prompts.personal import family
@@ -296,15 +296,14 @@ def next_items(
 
 def _search(backbone: Backbone, prompted: Prompted, may: Allowed, most: int, beams: int) -> Found:
     """Behind prompts of one family: what the decoder writes goes through the bottlenecks of that family."""
-    if backbone.seq2seq is None:
-        raise TrainingError(
-            f"backbone {backbone.name!r} is no encoder-decoder: lists of items are not written by it yet"
-        )
-    states = encode(backbone, prompted).last_hidden_state
     network = personal.network_of(backbone)
+    among_items = network.settings.compare == "items"
+    if backbone.seq2seq is None:
+        return search(Beams(backbone, prompted), may, most, beams, among_items)
+    states = encode(backbone, prompted).last_hidden_state
     if network.bottlenecks is not None and prompted.family is not None:
         network.bottlenecks.kind = prompted.family[:1]
-    return item_beams(backbone.seq2seq, states, prompted.mask, may, most, beams)
+    return item_beams(backbone.seq2seq, states, prompted.mask, may, most, beams, among_items)
 
 
 def explanations(backbone: Backbone, rows: Rows, *, features: Features, batch_size: int = 32) -> list[str]:
