@@ -14,6 +14,7 @@ from small_shop import shop
 from latefuse.config import Job, Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
+from latefuse.models import personal
 from latefuse.models.backbone import Backbone, load
 from latefuse.models.personal import network_of
 from latefuse.steps import finetune
@@ -164,6 +165,26 @@ def test_the_likelihood_of_an_answer_is_its_score(dataset: Dataset, ready: tuple
     found = items == rows.columns.item[:, None]
     assert found.any(1).all(), "beams as wide as the catalogue name everything that is new"
     np.testing.assert_allclose(scores[found], -nll, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compare", ["vocabulary", "items"])
+def test_a_causal_language_model_names_items_and_explains_too(
+    dataset: Dataset, backbone_folder: Callable[..., Path], compare: str
+) -> None:
+    backbone, wanted = load(backbone_folder("glued_mlp")), task(places=("self", "ffn"), compare=compare)
+    features, chosen = Features(backbone, dataset.media), personalise.select(dataset, wanted, "train", backbone)
+    personalise.attach(backbone, {"both": wanted}, 0, {"both": chosen})
+    rows = personalise.asked(open_desk(dataset, wanted, backbone), "A-3", "test")
+    personalise.warm(rows, backbone, features, progress=False)
+    count = len(rows.desk.items)
+    items, scores = personalise.next_items(backbone, rows, count, features=features)
+    found = items == rows.columns.item[:, None]
+    assert found.any(1).all()
+    batch = personalise.collate(rows, backbone, features)
+    expected = personal.nll(backbone, batch.prompted).numpy()
+    np.testing.assert_allclose(scores[found], -expected, rtol=1e-3)
+    why = personalise.asked(rows.desk, "C-3", "test")
+    assert len(personalise.explanations(backbone, why, features=features)) == len(why)
 
 
 def test_explanations_stand_in_the_order_of_their_rows(dataset: Dataset, ready: tuple[Backbone, Features]) -> None:
