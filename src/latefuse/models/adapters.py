@@ -208,7 +208,12 @@ def _switch(layers: Sequence[Any], wanted: Sequence[Sequence[str]], trained: boo
 def parameter_counts(backbone: Backbone) -> tuple[int, int]:
     """How many parameters are trained, and how many there are in all, those of adapter and head among both."""
     parts = (backbone.model,) if backbone.head is None else (backbone.model, backbone.head)
-    return sum(p.numel() for p in backbone.trained()), sum(p.numel() for part in parts for p in part.parameters())
+    return sum(map(_whole_size, backbone.trained())), sum(_whole_size(p) for part in parts for p in part.parameters())
+
+
+def _whole_size(parameter: nn.Parameter) -> int:
+    """Its numbers, also where ZeRO-3 has left a piece of them here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def module_digest(model: nn.Module, without: Container[str] = ()) -> str:
@@ -270,7 +275,7 @@ def save(peft_model: PeftModel, folder: str | Path, card: AdapterCard, name: str
 
 def base_size(model: nn.Module) -> int:
     """How many parameters a model has without its adapters."""
-    return sum(p.numel() for n, p in model.named_parameters() if base_name(n) is not None)
+    return sum(_whole_size(p) for n, p in model.named_parameters() if base_name(n) is not None)
 
 
 def _explicit(peft_model: PeftModel, name: str) -> LoraConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,12 +124,13 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
-    """Inside, the trained weights are whole in every process."""
-    if not is_sharded(model):
+def gathered(trained: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, these weights are whole in every process."""
+    spread = [parameter for parameter in trained if hasattr(parameter, "ds_id")]
+    if not spread:
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters([p for p in model.parameters() if p.requires_grad]):
+    with deepspeed.zero.GatheredParameters(spread):
         yield

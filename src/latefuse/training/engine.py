@@ -53,8 +53,10 @@ class Learner(nn.Module):
 
     accepts_loss_kwargs = True  # the Trainer then counts what is learned in a whole step, over all processes
 
-    def __init__(self, backbone: Backbone, kind: str) -> None:
+    def __init__(self, backbone: Backbone, kind: str, several: bool = False) -> None:
+        """several: batches of one job touch different parts of what is trained."""
         super().__init__()
+        self.several = several
         self.model = backbone.model
         self.head = backbone.head
         self.backbone = backbone
@@ -74,6 +76,10 @@ class Learner(nn.Module):
     def forward(self, **batch: Any) -> Tensor:
         """Summed loss in nats, a scalar."""
         total, _ = self.task.loss(self.backbone, self.task.Batch(**batch))
+        if self.several and torch.is_grad_enabled() and not is_sharded(self.model):
+            # What a batch does not touch gets a gradient of zero: DeepSpeed's flat groups can't pass it over, so one
+            # process must not either, and with offload they would apply the gradient of an earlier step again.
+            total = total + 0.0 * torch.stack([p.flatten()[:1].sum() for p in self.trained if p.numel()]).sum()
         return torch.as_tensor(total)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch has overloads
@@ -168,7 +174,7 @@ def train(
     frozen = module_digest(backbone.model, backbone.whole)
     kind = job.kind
     report = Progress(todo, on_log, world.first)
-    trainer = _trainer(Learner(backbone, kind), job, todo, world, out / "checkpoints", features)
+    trainer = _trainer(Learner(backbone, kind, len(todo.groups) > 1), job, todo, world, out / "checkpoints", features)
     for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), Beat(), report):
         trainer.add_callback(callback)
     encoded = sum(
