@@ -1,6 +1,6 @@
 """Every kind under DeepSpeed in two processes on this machine, against one process without it.
 
-One pair of processes trains all cases one after the other. `LATEFUSE_ZERO=all` trains the whole matrix.
+One pair of processes trains all cases one after the other.
 """
 
 from __future__ import annotations
