@@ -31,11 +31,23 @@ def test_words_that_mean_nothing_are_refused(said: dict) -> None:
         Profile.model_validate({"name": "x", "deepspeed": said})
 
 
-def test_embeddings_under_zero_3_are_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_what_deepspeed_can_t_do_is_refused_before_anything_runs(tmp_path: Path) -> None:
     profile = tmp_path / "spread.yaml"
     profile.write_text("{name: spread, launcher: torchrun, processes: 2, deepspeed: {stage: 3}}")
-    with pytest.raises(ConfigError, match=r"spread\.yaml: deepspeed: kind 'embed' can't learn under ZeRO-3"):
-        load("configs/recipes/notellm2.yaml", profile)
-    task = {"kind": "embed", "modality": ["text"], "embed": {}}
+    embed = load("configs/recipes/notellm2.yaml", profile)
+    assert {job.deepspeed["zero_optimization"]["stage"] for job in embed.jobs()} == {3}
+    with pytest.raises(
+        ConfigError, match=r"spread\.yaml: deepspeed, with task 'notellm2' of .*: embed\.chunk .* {stage: 2}"
+    ):
+        load("configs/recipes/notellm2.yaml", profile, ["tasks.notellm2.embed.chunk=8"])
+    with pytest.raises(ConfigError, match=r"spread\.yaml: .* say so with rank\.sparse: false"):
+        load("configs/recipes/mmrec.yaml", profile)
+    task = {"kind": "embed", "modality": ["text"], "embed": {"chunk": 4}}
     with pytest.raises(ValueError, match=r"take deepspeed: \{stage: 2\}"):
         Job.model_validate({"name": "x", "seed": 0, "tasks": {"x": task}, "deepspeed": zero_file(ZeroAsked(stage=3))})
+
+
+def test_the_profiles_name_files_that_are_what_is_generated() -> None:
+    for name in ("gpu", "multinode"):
+        asked = load("configs/recipes/video_llava_7b.yaml", name).profile.deepspeed
+        assert asked == zero_file(ZeroAsked(stage=2)), name

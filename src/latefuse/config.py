@@ -309,7 +309,8 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _can_be_spread(self) -> Self:
-        must_spread(self.kind, self.deepspeed)
+        for task in self.tasks.values():
+            must_spread(task, self.deepspeed)
         return self
 
     @property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from latefuse.sections import Section
 
-WHOLE = {"embed": "its gradients are made in parts, over all processes' rows, and need whole weights"}
-"""Kinds that can't learn from weights that are spread over the processes, and why."""
+if TYPE_CHECKING:
+    from latefuse.config import Task
 
 
 class ZeroAsked(Section):
@@ -47,8 +47,12 @@ def generated(said: Any) -> Any:
     return zero_file(ZeroAsked.model_validate(said))
 
 
-def must_spread(kind: str, deepspeed: Any) -> None:
-    """Raise ValueError for a kind that can't learn under the stage of a DeepSpeed file's content."""
+def must_spread(task: Task, deepspeed: Any) -> None:
+    """Raise ValueError for a task that can't learn under what a DeepSpeed file's content asks for."""
     zero = deepspeed.get("zero_optimization", {}) if isinstance(deepspeed, Mapping) else {}
-    if kind in WHOLE and zero.get("stage") == 3:
-        raise ValueError(f"kind {kind!r} can't learn under ZeRO-3: {WHOLE[kind]}; take deepspeed: {{stage: 2}}")
+    if task.rank is not None and task.rank.sparse and deepspeed is not None:
+        raise ValueError("DeepSpeed has no sparse gradients, so that tables learn with dense ones, which are clipped "
+                         "with all others: say so with rank.sparse: false")  # fmt: skip
+    if task.embed is not None and task.embed.chunk is not None and zero.get("stage") == 3:
+        raise ValueError("embed.chunk works out gradients by hand, for weights that are whole, and ZeRO-3 spreads "
+                         "them: take deepspeed: {stage: 2}, or leave embed.chunk out")  # fmt: skip

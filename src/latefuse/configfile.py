@@ -30,11 +30,11 @@ def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] 
             raise ConfigError(f"--set {item!r}: expected key.path=value, for instance train.max_steps=20")
         _assign(raw, key.strip(), value)
     checked_recipe = checked(Recipe, raw, Path(recipe))
-    for task in checked_recipe.tasks.values():
+    for name, task in checked_recipe.variants().items():
         try:
-            must_spread(task.kind, checked_profile.deepspeed)
+            must_spread(task, checked_profile.deepspeed)
         except ValueError as error:
-            raise ConfigError(f"{profile_path}: deepspeed: {error}") from None
+            raise ConfigError(f"{profile_path}: deepspeed, with task {name!r} of {recipe}: {error}") from None
     return Config(recipe=checked_recipe, profile=checked_profile)
 
 

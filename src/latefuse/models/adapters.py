@@ -10,7 +10,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -216,16 +216,22 @@ def _whole_size(parameter: nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def module_digest(model: nn.Module, without: Container[str] = ()) -> str:
+def module_digest(
+    model: nn.Module,
+    without: Container[str] = (),
+    whole_one: Callable[[Sequence[Tensor]], AbstractContextManager[None]] = lambda one: nullcontext(),
+) -> str:
     """SHA-256 over the base's parameters and buffers, adapters left out: equal before, during and after training.
 
-    without: names of parameters that are left out as well, because they learn.
+    without: names of parameters that are left out as well, because they learn. whole_one: makes one whole, of which a
+    process may hold only a piece.
     """
     whole = hashlib.sha256()
     named = {base_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
     for name in sorted(n for n in named if n is not None and n not in without):
         whole.update(name.encode())
-        whole.update(named[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        with whole_one([named[name]]):
+            whole.update(named[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latefuse.config import Job, Train
 from latefuse.errors import UserError
@@ -124,7 +124,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(trained: Sequence[nn.Parameter]) -> Iterator[None]:
+def gathered(trained: Sequence[Tensor]) -> Iterator[None]:
     """Inside, these weights are whole in every process."""
     spread = [parameter for parameter in trained if hasattr(parameter, "ds_id")]
     if not spread:
