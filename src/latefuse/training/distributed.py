@@ -51,7 +51,7 @@ def micro_batch(train: Train, world: int) -> int:
     parts = train.accumulation * world
     if train.batch_size % parts:
         raise TrainingError(
-            f"train.batch_size={train.batch_size} can't be split into accumulation={train.accumulation} x {world} "
+            f"train.batch_size={train.batch_size} is no micro-batch x accumulation={train.accumulation} x {world} "
             f"process(es): choose a multiple of {parts}"
         )
     return train.batch_size // parts
