@@ -109,7 +109,7 @@ def checks(folder: Path, things: list[tuple[str, str, str]]) -> None:
 
 
 def shown(folder: Path, things: list[tuple[str, str, str]]) -> None:
-    """shown.csv: what customers saw and bought, by the colour that each likes; reviews.csv: some words on it, and what they are about."""
+    """shown.csv: what customers saw and bought, by the colour that each likes; reviews.csv: some words, and on what."""
     rng, moment = random.Random(4), 1_700_000_000
     tastes = {f"c{number:02d}": rng.choice(list(COLOURS)) for number in range(40)}
     with (
