@@ -22,7 +22,7 @@ from latefuse.data.errors import DataError
 from latefuse.models import personal, personal_files
 from latefuse.models.adapter_files import AdapterCard
 from latefuse.models.backbone import Backbone
-from latefuse.models.beams import Found, item_beams, search
+from latefuse.models.beams import Found, free_beams, item_beams, search
 from latefuse.models.item_trie import Allowed, allowed
 from latefuse.models.personal_reading import Beams, encode, explain
 from latefuse.models.prompted import Prompted
@@ -304,6 +304,30 @@ def _search(backbone: Backbone, prompted: Prompted, may: Allowed, most: int, bea
     if network.bottlenecks is not None and prompted.family is not None:
         network.bottlenecks.kind = prompted.family[:1]
     return item_beams(backbone.seq2seq, states, prompted.mask, may, most, beams, among_items)
+
+
+def free_items(
+    backbone: Backbone, rows: Rows, most: int, *, features: Features, batch_size: int = 32
+) -> tuple[Array, dict[str, float]]:
+    """What the library's own beam search writes behind each row, as a control: it may write anything, and what is no
+    item is dropped, as VIP5 does it.
+
+    Returns the items (n, most), -1 where none is left, and the shares of all that is written which are `valid` items,
+    named for the first time (`distinct`), and of these new to the user (`new`). Raises ValueError on a causal language
+    model.
+    """
+    if backbone.seq2seq is None:
+        raise ValueError(f"backbone {backbone.name!r}: free beams are measured on an encoder-decoder only")
+    desk, items, shares = rows.desk, [], []
+    beams = max(most, desk.settings.beams)
+    for some, part in _parts(backbone, rows, features, batch_size):
+        states = encode(backbone, part).last_hidden_state
+        may = allowed(desk.trie, len(some), never=desk.had(rows.columns.take(np.array(some))))
+        found = free_beams(backbone.seq2seq, states, part.mask, may, most, beams, desk.trie.find)
+        items.append(found.items.cpu())
+        shares.append(np.array([found.valid, found.distinct, found.allowed]) * len(some))
+    told = dict(zip(("valid", "distinct", "new"), (np.sum(shares, axis=0) / len(rows)).tolist(), strict=True))
+    return torch.cat(items)[_back(rows)].numpy(), told
 
 
 def explanations(backbone: Backbone, rows: Rows, *, features: Features, batch_size: int = 32) -> list[str]:
