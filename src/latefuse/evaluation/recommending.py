@@ -45,13 +45,15 @@ CONTROLS = {
 class Found:
     """What one unit answered. asked: template -> metric -> sums over its rows. top: template -> (n, TOP) items, best
     first. written: template -> explanations. speed: users a second whose next items were named. free: what a search
-    without any constraint writes, of the main arm: shares, and hit rates of both searches on the same users."""
+    without any constraint writes, of the main arm: shares, and hit rates of both searches on the same users. told: how
+    many prompts were made, and how many do not show all of their history or words."""
 
     asked: dict[str, dict[str, Sums]]
     top: dict[str, Ints] = field(default_factory=dict)
     written: dict[str, list[str]] = field(default_factory=dict)
     speed: float = 0.0
     free: dict[str, float] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ class Sources(ArmSources):
             if not (np.array_equal(asked.user, main.user) and np.array_equal(asked.item, main.item)):
                 raise DataError(f"{unit.source}: its rows of {template} differ from those of {self.name}")
         kind.load(self.backbone, self.adapters[unit.seed, unit.source])
+        desk = self.desk(unit.source)
+        desk.told.clear()
         for template in self.templates:
             asked = self.question(template, unit.source)
             if asked.lists is None:
@@ -174,6 +178,7 @@ class Sources(ArmSources):
             )
             among = next_item.listed(few, asked.item, told)
             found.asked[template] |= means(next_item.row_values(among, protocol=sample))
+        found.told = dict(desk.told)
         return found
 
     def _free(self, asked: Asked, named: Ints) -> dict[str, float]:

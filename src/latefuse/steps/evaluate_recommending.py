@@ -86,7 +86,11 @@ def run(
         skipped=sources.skipped,
         manifest=sources.dataset.manifest,
         costs=costs([result_of(path) for path in finetuned]),
-        facts={"prompts audited": _audited(sources, asked), **_facts(sources, summaries[main], began)},
+        facts={
+            "prompts audited": _audited(sources, asked),
+            "prompts shortened": _shortened(measured[sources.lead].told),
+            **_facts(sources, summaries[main], began),
+        },
         repeat=repeat(sources.dataset, sources.backbone, sources.arms, evaluation, (s for s, _ in sources.adapters)),
         confidence=evaluation.confidence,
         fewest=evaluation.min_interval_rows,
@@ -130,6 +134,12 @@ def _audited(sources: Sources, asked: Mapping[str, Asked]) -> str:
     if not finding.passed:
         raise DataError(f"{sources.dataset.path}: {finding.detail}, of {finding.checked:,}; prepare it again")
     return f"{finding.checked:,} of training and test; none shows its target, anything later or held out"
+
+
+def _shortened(told: Mapping[str, int]) -> str:
+    """What the main arm's prompts leave out."""
+    cut, short = told.get("cut", 0), told.get("shortened", 0)
+    return f"of {told['prompts']:,}, {cut:,} without the oldest of their history, {short:,} with words cut by a limit"
 
 
 def _redraw(sources: Sources, one: Asked) -> Redraw:

@@ -27,7 +27,7 @@ from latefuse.models.item_trie import Allowed, allowed
 from latefuse.models.personal_reading import Beams, encode, explain
 from latefuse.models.prompted import Prompted
 from latefuse.prompts import MediaRef
-from latefuse.prompts.personal import family
+from latefuse.prompts.personal import family, names
 from latefuse.prompts.personal import template as template_of
 from latefuse.tasks import personal_rows
 from latefuse.tasks.personal_desk import Desk, open_desk, settings_of
@@ -194,18 +194,26 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     """
     desk = open_desk(dataset, task, backbone)
     if split == "train":
-        return Selection(_epochs(desk, task.train.max_steps * task.train.batch_size), {})
+        drawn = _epochs(desk, task.train.max_steps * task.train.batch_size)
+        return Selection(drawn, {}, _longer(drawn, task))
     found = [asked(desk, family(name).seen, split) for name in desk.source.families]
     rows = Rows(desk, personal_rows.joined([one.columns for one in found]))
     if not len(rows) and needed:
         raise DataError(f"{dataset.path}: no user and no review in split {split!r} of scheme 'loo'")
-    return Selection(rows, {})
+    return Selection(rows, {}, _longer(rows, task))
 
 
 def asked(desk: Desk, template: str, split: str) -> Rows:
     """What a template asks of a held-out split; the stored candidates where it shows some."""
     lists = desk.candidates(split) if "candidates" in template_of(template).slots else None
     return Rows(desk, desk.source.held_out(template, split, lists))
+
+
+def _longer(rows: Rows, task: Task) -> int:
+    """Rows of whose history not all is read, by `personalise.history`; what `max_tokens` cuts is known of prompts."""
+    most, lengths = settings_of(task).history, rows.columns.end - rows.columns.begin
+    shown = np.array(["history" in template_of(name).slots for name in names()])[rows.columns.template]
+    return 0 if most is None else int((shown & (lengths > most)).sum())
 
 
 def _epochs(desk: Desk, least: int) -> Rows:
