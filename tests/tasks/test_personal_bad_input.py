@@ -51,8 +51,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     events += [["twins", f"i{number}", 20 + at] for at, number in enumerate((0, 1, 4, 1, 0))]
     events += [["three", f"i{number}", 30 + at] for at, number in enumerate((8, 9, 10))]
     write(root / "events.csv", [["user", "item", "ts"], *events])
-    said = [{"user": user, "item": f"i{n}", "ts": 40 + n, "stars": 4, "feature": "rim <extra_id_2>", "text": "a good rim"}
-            for user in NAMES for n in range(10, 20)]  # fmt: skip
+    about = {"stars": 4, "feature": "rim <extra_id_2>", "text": "a good rim"}
+    said = [{"user": user, "item": f"i{n}", "ts": 40 + n, **about} for user in NAMES for n in range(10, 20)]
     (root / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
     data = Data.model_validate(
         {"source": "manifest", "path": str(root), "splits": {"scheme": "loo"}, "quarantine_budget": 0.1,
