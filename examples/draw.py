@@ -109,7 +109,7 @@ def checks(folder: Path, things: list[tuple[str, str, str]]) -> None:
 
 
 def shown(folder: Path, things: list[tuple[str, str, str]]) -> None:
-    """shown.csv: what customers saw and bought, by the colour that each likes; reviews.csv: some words on it."""
+    """shown.csv: what customers saw and bought, by the colour that each likes; reviews.csv: some words, and on what."""
     rng, moment = random.Random(4), 1_700_000_000
     tastes = {f"c{number:02d}": rng.choice(list(COLOURS)) for number in range(40)}
     with (
@@ -118,7 +118,7 @@ def shown(folder: Path, things: list[tuple[str, str, str]]) -> None:
     ):
         events, reviews = (csv.writer(handle, lineterminator="\n") for handle in (seen, said))
         events.writerow(["customer", "sku", "when", "bought"])
-        reviews.writerow(["customer", "sku", "when", "stars", "words"])
+        reviews.writerow(["customer", "sku", "when", "stars", "about", "words"])
         for _ in range(3_000):
             customer, number = rng.choice(list(tastes)), rng.randrange(len(things))
             moment += rng.randrange(60, 1_200)
@@ -126,9 +126,11 @@ def shown(folder: Path, things: list[tuple[str, str, str]]) -> None:
             bought = rng.random() < (0.7 if colour == tastes[customer] else 0.02)
             events.writerow([customer, f"sku{number:03d}", moment, int(bought)])
             if rng.random() < (0.4 if bought else 0.01):
-                words = rng.choice(["well made", "a good size", f"just the {KINDS[shape]} i wanted", f"nicely {size}"])
+                told = {"well made": "", "a good size": "size", f"just the {KINDS[shape]} i wanted": KINDS[shape]}
+                told[f"nicely {size}"] = size
+                words = rng.choice(list(told))
                 stars = rng.choice([4, 5] if bought else [1, 2])
-                reviews.writerow([customer, f"sku{number:03d}", moment + 50, stars, f"{words} ."])
+                reviews.writerow([customer, f"sku{number:03d}", moment + 50, stars, told[words], f"{words} ."])
 
 
 def chats(folder: Path) -> None:

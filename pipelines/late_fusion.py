@@ -1,6 +1,7 @@
 """The graph: prepare and backbone, one `finetune` node per arm and seed, `fuse` per seed, one `evaluate`.
 
-Where the profile says `shards`, `prepare` is the merge of as many nodes. Unrolled from the recipe, so that the UI shows
+A recipe with a `catalogue` has it embedded by as many nodes as the profile has `shards`, and `embed` merges them; with
+more than one shard `prepare` is a merge as well. Unrolled from the recipe, so that the UI shows
 `finetune-image`, `finetune-video`, `finetune-text` by name. Parameters of a node are the slice of the recipe that it
 reads, the digest of its source and the fingerprints of what goes in: together they are the key of its cache. Who runs
 it and where is the profile's matter.
@@ -11,6 +12,8 @@ from typing import Any
 from kfp import dsl
 
 from components.backbone.component import backbone
+from components.embed.component import embed
+from components.embed_shard.component import embed_shard
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
 from components.fuse.component import fuse
@@ -34,6 +37,7 @@ def build(config: Config) -> Any:
         backbone_source: str,
         finetune_source: str,
         fuse_source: str,
+        embed_source: str,
         evaluate_source: str,
         image: str = config.profile.default.image or "",
     ) -> None:
@@ -58,6 +62,10 @@ def build(config: Config) -> Any:
             lists = {"adapters": [task.outputs["out"] for task in alone], "inputs": _stamps(stamp, alone)}
             task = node(fuse, name, name=name, config=part, source=fuse_source, **lists, **given)
             fused.append(place(task, "fuse", config, image))
+
+        if recipe.catalogue is not None:
+            arm = trained[recipe.catalogue.arm or next(iter(recipe.tasks)), recipe.seeds[0]]
+            _embedded(config, embed_source, image, _stamps(stamp, [arm]), adapter=arm.outputs["out"], **given)
 
         arms = list(trained.values())
         task = node(
@@ -86,6 +94,21 @@ def _prepared(config: Config, source: Any, image: Any) -> Any:
         place(part, "prepare", config, image)
     stamps = " ".join(str(part.outputs["Output"]) for part in parts)
     return node(prepare_merge, "prepare", inputs=stamps, shards=[part.outputs["out"] for part in parts], **given)
+
+
+def _embedded(config: Config, source: Any, image: Any, stamp: str, **given: Any) -> None:
+    """The tasks of the catalogue: its shards, and `embed`, which merges them and reads no model."""
+    count, text = config.profile.shards, _text(config.recipe.catalogue)
+    said = {"config": text, "source": source}
+    parts = [
+        node(embed_shard, f"embed-shard-{i}", shard=i, shards=count, inputs=stamp, **said, **given)
+        for i in range(count)
+    ]
+    for part in parts:
+        place(part, "embed", config, image)
+    stamps = " ".join(str(part.outputs["Output"]) for part in parts)
+    task = node(embed, "embed", inputs=stamps, shards=[part.outputs["out"] for part in parts], **said)
+    place(task, "prepare", config, image)
 
 
 def _text(section: Section) -> str:

@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+MERGES = {"prepare_merge": "prepare_shard", "embed": "embed_shard"}
+
+
 def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     group = commands.add_parser("step", help="run one step alone; also what containers and torchrun start")
     steps = group.add_subparsers(dest="step", required=True, metavar="STEP")
@@ -100,20 +103,25 @@ def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "backbone": "build the demo base, or fetch and pin a named backbone",
         "finetune": "train the adapter of one arm under one seed",
         "fuse": "merge the separate adapters of one seed",
+        "embed_shard": "the vectors of one of N equal parts of the recipe's catalogue",
+        "embed": "all shards of the catalogue's vectors, with an index",
         "evaluate": "measure all arms and write the report",
     }
     for name, text in about.items():
         step = steps.add_parser(name, help=text, description=text)
         _recipe(step)
         step.add_argument("--out", type=Path, required=True, help="the folder of the outputs")
-        if name == "prepare_shard":
+        if name in ("prepare_shard", "embed_shard"):
             step.add_argument("--shard", type=int, required=True, help="which part, from 0")
             step.add_argument("--shards", type=_count, required=True, help="of how many")
-        elif name == "prepare_merge":
-            step.add_argument("--shards", type=Path, nargs="+", required=True, help="outputs of `step prepare_shard`")
-        elif name not in ("prepare", "backbone"):
+        elif name in MERGES:
+            parts = f"outputs of `step {MERGES[name]}`"
+            step.add_argument("--shards", type=Path, nargs="+", required=True, help=parts)
+        if name not in ("prepare", "prepare_shard", "backbone", *MERGES):
             step.add_argument("--dataset", type=Path, required=True, help="the output of `step prepare`")
             step.add_argument("--backbone", type=Path, required=True, help="the output of `step backbone`")
+        if name == "embed_shard":
+            step.add_argument("--adapter", type=Path, required=True, help="an output of `step finetune`")
         if name == "finetune":
             step.add_argument("--job", required=True, help="a task of the recipe, or mixed, or mixed-wide")
         if name in ("finetune", "fuse"):

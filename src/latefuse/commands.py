@@ -78,6 +78,9 @@ def step(options: argparse.Namespace) -> int:
     if options.step == "prepare_merge":
         node.prepare_merge(recipe.data.model_dump_json(), options.shards, out)
         return 0
+    if options.step == "embed":
+        node.embed(_catalogue(settings), [_exists(path) for path in options.shards], out)
+        return 0
     if options.step == "backbone":
         node.backbone(recipe.backbone.model_dump_json(), out)
         return 0
@@ -96,6 +99,11 @@ def step(options: argparse.Namespace) -> int:
         seed = recipe.seeds[0] if options.seed is None else options.seed
         part = node.FuseConfig(fusion=recipe.fusion, tasks=recipe.tasks, seed=seed)
         node.fuse(part.model_dump_json(), *given, [str(_exists(path)) for path in options.adapters], out)
+    elif options.step == "embed_shard":
+        from latefuse.cluster.sources import source_digest
+
+        text, place = _catalogue(settings), (options.shard, options.shards)
+        node.embed_shard(text, *given, str(_exists(options.adapter)), *place, out, source_digest("embed"))
     else:
         whole = node.EvaluateConfig(evaluation=recipe.evaluation, tasks=recipe.variants(), fusion=recipe.fusion)
         lists = [[str(_exists(path)) for path in paths] for paths in (options.finetuned, options.fused)]
@@ -280,6 +288,14 @@ def _job(settings: Config, name: str, seed: int | None) -> Job:
     known = ", ".join(dict.fromkeys(job.name for job in jobs))
     seeds = ", ".join(map(str, settings.recipe.seeds))
     raise UsageError(f"--job {name} --seed {wanted}: the recipe has the jobs {known} under the seeds {seeds}")
+
+
+def _catalogue(settings: Config) -> str:
+    if settings.recipe.catalogue is None:
+        raise UsageError(
+            f"recipe {settings.recipe.name!r} has no section `catalogue`: {{}} is one, see docs/embeddings.md"
+        )
+    return settings.recipe.catalogue.model_dump_json()
 
 
 def _pipelines(module: str) -> ModuleType:

@@ -15,7 +15,7 @@ from latefuse.config_judge import Judge, Verdicts
 from latefuse.config_personal import Personalise, Recommending
 from latefuse.config_profile import Launcher, Profile
 from latefuse.config_rank import Rank, Ranking, Readings
-from latefuse.config_vectors import Embed, Mining, Retrieval
+from latefuse.config_vectors import Catalogue, Embed, Mining, Retrieval
 from latefuse.config_zero import must_spread
 from latefuse.sections import Section, Share, checked, merged
 
@@ -230,7 +230,8 @@ class Evaluation(Section):
 class Recipe(Section):
     """One YAML: data, backbone, tasks, fusion, evaluation. `adapter` and `train` are defaults for every task.
 
-    arms: variants of the one task of a recipe, each what it changes of that task; they run beside it.
+    arms: variants of the one task of a recipe, each what it changes of that task; they run beside it. catalogue: all
+    items as vectors, where the task is of kind embed.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -244,6 +245,7 @@ class Recipe(Section):
     arms: dict[str, dict[str, Any]] = {}
     fusion: Fusion = Fusion()
     evaluation: Evaluation = Evaluation()
+    catalogue: Catalogue | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -275,6 +277,8 @@ class Recipe(Section):
         schemes = {task.embed.scheme for task in self.variants().values() if task.embed is not None}
         if self.evaluation.retrieval.targets == "known" and schemes - {"item"}:
             raise ValueError("evaluation.retrieval.targets: known ones need held-out items, data.splits.scheme=item")
+        if self.catalogue is not None:
+            self.catalogue.check([*self.tasks, *self.arms], [task.kind for task in self.tasks.values()])
         return self
 
     def variants(self) -> dict[str, Task]:

@@ -11,7 +11,7 @@ from latefuse.config_trainjob import Nodes
 from latefuse.config_zero import generated
 from latefuse.sections import Section
 
-Step = Literal["prepare", "backbone", "finetune", "fuse", "evaluate"]
+Step = Literal["prepare", "backbone", "finetune", "fuse", "embed", "evaluate"]
 Launcher = Literal["none", "torchrun", "deepspeed", "trainjob"]
 # Kubernetes' own rules: quantities, DNS-1123 names, names of variables, keys of labels and of secrets.
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?$")]
@@ -96,8 +96,8 @@ class Profile(Section):
     on what steps.finetune says while the pipeline's own node waits on what `driver` says. deepspeed: `{stage: 2}`, from
     which `config_zero` makes the file, a file of one's own, or what stands in it. `recipe` overrides keys of any recipe
     (more seeds), `lengthen` multiplies the steps of every task.
-    `side_by_side` is how many nodes a local run has at work at a time; they share the cores. `shards`: `prepare` as so
-    many nodes, each with an equal part of rows and media, and one that merges them; the dataset is the same.
+    `side_by_side` is how many nodes a local run has at work at a time; they share the cores. `shards`: `prepare`
+    and `embed` as so many nodes, each with an equal part, and one that merges them; what comes out is the same.
     """
 
     name: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latefuse.sections import Section, Share
+from latefuse.sections import Section, Share, nearest
 
 
 class Mining(Section):
@@ -108,3 +109,26 @@ class Retrieval(Section):
     sentence_encoder: str | None = None
     neighbours: int = Field(8, ge=0)
     saliency_items: int = Field(32, ge=0)
+
+
+class Catalogue(Section):
+    """All items as vectors and an index, the step `embed` of a recipe of item embeddings; the profile's `shards` tasks
+    make them beside each other.
+
+    arm: whose vectors, "" for the recipe's own task; of several seeds the first. index: exact, or approximate. part:
+    items of a file, what a killed task may lose. batch_size: items encoded at a time.
+    """
+
+    arm: str = ""
+    index: Literal["flat", "hnsw", "ivf"] = "flat"
+    part: int = Field(4_096, ge=1)
+    batch_size: int = Field(64, ge=1)
+
+    def check(self, arms: Sequence[str], kinds: Sequence[str]) -> None:
+        """Raise ValueError unless a recipe's only task is of kind embed, and has the arm. kinds: of its tasks."""
+        if list(kinds) != ["embed"]:
+            raise ValueError(
+                f"catalogue: vectors come from a recipe's only task, of kind embed, not {', '.join(kinds)}"
+            )
+        if self.arm and self.arm not in arms:
+            raise ValueError(f"catalogue.arm: no arm {self.arm!r}{nearest(self.arm, arms)}")

@@ -76,6 +76,27 @@ def test_shards_are_nodes_of_their_own_and_prepare_merges_them(compiled):
     assert resources["exec-prepare-shard-3"]["container"]["resources"]["resourceCpuRequest"] == "16"
 
 
+def test_a_catalogue_is_embedded_by_as_many_nodes_as_there_are_shards(tmp_path):
+    recipe = tmp_path / "vectors.yaml"
+    task = "{kind: embed, modality: [text, image]}"
+    recipe.write_text(
+        f"name: vectors\nseeds: [3, 4]\ndata: {{source: demo}}\ntasks: {{both: {task}}}\n"
+        "arms: {text-only: {modality: [text]}}\ncatalogue: {arm: text-only, index: hnsw}\n"
+    )
+    path = compile_pipeline(load(recipe, "multinode"), tmp_path / "vectors-ir.yaml")
+    nodes, parts = tasks(path), [f"embed-shard-{number}" for number in range(4)]
+    assert {name for name in nodes if name.startswith("embed")} == {"embed", *parts}
+    assert nodes["embed"]["dependentTasks"] == parts
+    for number, name in enumerate(parts):
+        inputs = nodes[name]["inputs"]
+        assert inputs["parameters"]["shard"]["runtimeValue"]["constant"] == number
+        assert inputs["parameters"]["source"] == {"componentInputParameter": "embed_source"}
+        producers = {key: one["taskOutputArtifact"]["producerTask"] for key, one in inputs["artifacts"].items()}
+        assert producers == {"dataset": "prepare", "backbone": "backbone", "adapter": "finetune-text-only-s3"}
+        assert "finetune-text-only-s3-Output" in inputs["parameters"]["inputs"]["runtimeValue"]["constant"]
+    assert path.stat().st_size < 100_000
+
+
 def test_several_seeds_are_in_the_names(compiled):
     nodes = tasks(compiled("local", "seeds=[0,5]"))
     assert {"finetune-image-s0", "finetune-image-s5", "fuse-s0", "fuse-s5"} <= set(nodes)
@@ -105,7 +126,7 @@ def test_one_task_needs_no_fusion(tmp_path):
 def test_what_changes_with_the_code_or_the_image_is_a_parameter(compiled):
     spec = documents(compiled("cpu-cluster"))[0]
     inputs = spec["root"]["inputDefinitions"]["parameters"]
-    steps = ("prepare", "backbone", "finetune", "fuse", "evaluate")
+    steps = ("prepare", "backbone", "finetune", "fuse", "embed", "evaluate")
     assert set(inputs) == {"image", *(f"{step}_source" for step in steps)}
     assert all("defaultValue" not in inputs[f"{step}_source"] for step in steps)
     images = {one["container"]["image"] for one in spec["deploymentSpec"]["executors"].values()}

@@ -49,7 +49,7 @@ def test_a_killed_run_goes_on_where_it_was_and_only_there(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         write_vectors(tmp_path, batches(), Embed(falls_at=3), HEADER)
     again = Embed()
-    assert write_vectors(tmp_path, batches(), again, HEADER) == {"written": 35, "kept": 60}
+    assert write_vectors(tmp_path, batches(), again, HEADER) == {"written": 35, "kept": 60, "others": 0}
     assert again.calls == 2
     whole = np.concatenate([vectors for _, vectors in parts(tmp_path)])
     np.testing.assert_array_equal(whole, VECTORS)
@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_where_it_was_and_only_there(tmp_path: Path) -> Non
 def test_vectors_of_another_adapter_backbone_or_dataset_are_made_anew(changed: str, tmp_path: Path) -> None:
     write_vectors(tmp_path, batches(), Embed(), HEADER)
     told = write_vectors(tmp_path, batches(), Embed(), HEADER.model_copy(update={changed: "e" * 64}))
-    assert told == {"written": 95, "kept": 0}
+    assert told == {"written": 95, "kept": 0, "others": 0}
 
 
 def test_a_torn_part_and_one_of_other_items_are_made_anew_and_strangers_go(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_torn_part_and_one_of_other_items_are_made_anew_and_strangers_go(tmp_p
     first, second = sorted((tmp_path / "vectors").glob("*.parquet"))[:2]
     first.write_bytes(first.read_bytes()[:200])
     pq.write_table(pq.read_table(second).slice(1), second)
-    assert write_vectors(tmp_path, batches(), Embed(), HEADER) == {"written": 40, "kept": 55}
+    assert write_vectors(tmp_path, batches(), Embed(), HEADER) == {"written": 40, "kept": 55, "others": 0}
     write_vectors(tmp_path, batches(rows=30), Embed(), HEADER)
     assert len(list((tmp_path / "vectors").iterdir())) == 2
 
@@ -161,7 +161,7 @@ def test_an_index_whose_vectors_are_being_made_anew_can_not_be_opened(tmp_path: 
 def test_an_index_of_fewer_items_than_before_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
     write_vectors(tmp_path, batches(), Embed(), HEADER)
     build(tmp_path, HEADER)
-    assert write_vectors(tmp_path, batches(rows=40), Embed(), HEADER) == {"written": 0, "kept": 40}
+    assert write_vectors(tmp_path, batches(rows=40), Embed(), HEADER) == {"written": 0, "kept": 40, "others": 0}
     with pytest.raises(VectorIndexError, match=r"no index\.json"):
         Index(tmp_path)
     assert build(tmp_path, HEADER).count == len(Index(tmp_path).ids) == 40

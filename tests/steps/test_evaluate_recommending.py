@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ def test_all_arms_answer_the_same_questions_with_items_that_are_new(measured: Pa
     for row in direct.iter_rows(named=True):
         assert set(row["top"]) <= set(row["candidates"])
         assert row["item"] in row["candidates"]
+
+
+def test_free_beams_stand_beside_those_over_items(metrics: dict[str, float], measured: Path) -> None:
+    shares = {name: metrics[f"eval/free_beams/{name}"] for name in ("valid", "distinct", "new")}
+    assert 0 <= shares["new"] <= shares["distinct"] <= shares["valid"] <= 1
+    assert metrics["eval/free_beams/hit_constrained"] == pytest.approx(metrics["eval/hr_at_10"])
+    page = (measured / "report.html").read_text()
+    assert f"write items in {100 * shares['valid']:.1f}% of answers" in page
+    assert "none shows its target, anything later or held out" in page
+    assert re.search(r"of \d+, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
 
 
 def test_the_report_stands_alone_and_tells_every_template(measured: Path) -> None:

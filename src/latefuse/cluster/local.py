@@ -21,7 +21,7 @@ from latefuse.cluster.sources import source_digest
 from latefuse.config import Config
 from latefuse.data.sources import raw_digest
 
-STEPS = ("prepare", "backbone", "finetune", "fuse", "evaluate")
+STEPS = ("prepare", "backbone", "finetune", "fuse", "embed", "evaluate")
 
 
 class RunError(RuntimeError):

@@ -17,6 +17,7 @@ from latefuse import places, tracking, usage
 from latefuse.cluster.train_job_where import Where, of_environment
 from latefuse.config import BackboneConfig, Data, Evaluation, Job, Task
 from latefuse.config_fusion import Fusion
+from latefuse.config_vectors import Catalogue
 from latefuse.sections import Section
 from latefuse.tracking.runs import SPOOL_SUFFIX
 
@@ -145,6 +146,44 @@ def fuse(config: str, dataset: str, backbone: str, adapters: Sequence[str], out:
         return step.run(part.fusion, part.tasks, data, base, paths, part.seed, folder, tracker, cache=places.cache())
 
     return run_step("fuse", node, part, Path(out), call)
+
+
+def embed_shard(
+    config: str,
+    dataset: str,
+    backbone: str,
+    adapter: str,
+    shard: int,
+    shards: int,
+    out: str | Path,
+    source: str = "",
+) -> str:
+    """The vectors of every so many-th part of a catalogue; config: a `Catalogue` as JSON; adapter: an output of
+    `finetune`; source: the digest of the code. Returns the fingerprint of what it wrote.
+    """
+    from latefuse.steps import embed as step
+
+    part, node = Catalogue.model_validate_json(config), f"embed-shard-{int(shard)}"
+    inputs = [part.digest, *(fingerprint(Path(one)) for one in (dataset, backbone, adapter)), source]
+    work = places.work(node, hashlib.sha256("/".join([*inputs, str(int(shards))]).encode()).hexdigest()[:16])
+    given = (Path(dataset), Path(backbone), Path(adapter), int(shard), int(shards))
+    return run_step(
+        "embed",
+        node,
+        part,
+        Path(out),
+        lambda folder, tracker: step.run(part, *given, folder, tracker, work, places.cache()),
+    )
+
+
+def embed(config: str, shards: Sequence[str | Path], out: str | Path) -> str:
+    """All shards of a catalogue's vectors with an index; config: a `Catalogue` as JSON. Returns the fingerprint."""
+    from latefuse.steps import embed as step
+
+    part, folders = Catalogue.model_validate_json(config), [Path(shard) for shard in shards]
+    return run_step(
+        "embed", "embed", part, Path(out), lambda folder, tracker: step.merge(part, folders, folder, tracker)
+    )
 
 
 def evaluate(

@@ -6,7 +6,7 @@ sample of candidates hides. Of explanations they hold the likeness to true ones 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 
 from latefuse.evaluation import retrieval_verdict
@@ -47,6 +47,16 @@ def explained(summary: PersonalSummary) -> list[Sentence]:
             found.append(_likeness(summary, arm.name, arm.group == "floor"))
             found += _named_by(summary, arm.name, arm.group == "floor")
     return sorted(found + _variety(summary), key=lambda one: not one.first)
+
+
+def free(shares: Mapping[str, float], k: int) -> Sentence:
+    """What beams that may write anything write (see `recommending.Found.free`). k: of the hit rates."""
+    told = f"Beams that may write anything write items in {percent(shares['valid'])} of answers"
+    told += (
+        f" ({percent(shares['distinct'])} without repetition, {percent(shares['new'])} also new to the user) and find"
+    )
+    told += f" {percent(shares['hit'])} (HR@{k}); beams over items, whose answers are all three, find"
+    return Sentence(f"{told} {percent(shares['hit_constrained'])} on the same users.", "open")
 
 
 def unseen(summary: PersonalSummary, template: str, ahead: Estimate) -> Sentence:

@@ -27,6 +27,8 @@ from latefuse.prompts.personal import family, family_of
 from latefuse.tasks import get
 
 TOP = max(next_item.KS)
+FREE = 200
+"""Users who are asked a second time, by a search without constraint."""
 COPIED, BOILERPLATE = "copied", "boilerplate"
 WRITTEN = {
     COPIED: "an explanation of the same item by somebody else, out of training",
@@ -42,12 +44,16 @@ CONTROLS = {
 @dataclass
 class Found:
     """What one unit answered. asked: template -> metric -> sums over its rows. top: template -> (n, TOP) items, best
-    first. written: template -> explanations. speed: users a second whose next items were named."""
+    first. written: template -> explanations. speed: users a second whose next items were named. free: what a search
+    without any constraint writes, of the main arm: shares, and hit rates of both searches on the same users. told: how
+    many prompts were made, and how many do not show all of their history or words."""
 
     asked: dict[str, dict[str, Sums]]
     top: dict[str, Ints] = field(default_factory=dict)
     written: dict[str, list[str]] = field(default_factory=dict)
     speed: float = 0.0
+    free: dict[str, float] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ class Sources(ArmSources):
             if not (np.array_equal(asked.user, main.user) and np.array_equal(asked.item, main.item)):
                 raise DataError(f"{unit.source}: its rows of {template} differ from those of {self.name}")
         kind.load(self.backbone, self.adapters[unit.seed, unit.source])
+        desk = self.desk(unit.source)
+        desk.told.clear()
         for template in self.templates:
             asked = self.question(template, unit.source)
             if asked.lists is None:
@@ -162,13 +170,27 @@ class Sources(ArmSources):
                 found.asked[template] = means(next_item.row_values(places, protocol=sample))
                 continue
             found.speed = found.speed or len(asked.item) / (time.perf_counter() - began)
+            if unit.source == self.name and not found.free and self.backbone.seq2seq is not None:
+                found.free = self._free(asked, items)
             found.asked[template] = means(next_item.row_values(places))
             few, told = kind.next_items(
                 self.backbone, asked.rows, TOP, features=self.features, batch_size=size, only=asked.lists
             )
             among = next_item.listed(few, asked.item, told)
             found.asked[template] |= means(next_item.row_values(among, protocol=sample))
+        found.told = dict(desk.told)
         return found
+
+    def _free(self, asked: Asked, named: Ints) -> dict[str, float]:
+        """The control of the search: some users' next items by beams that may write anything. named: (n, TOP) with the
+        constraint."""
+        some = np.array(evenly(len(asked.item), min(FREE, len(asked.item))))
+        items, shares = get(self.task.kind).free_items(
+            self.backbone, asked.rows.take(some), TOP, features=self.features, batch_size=self.evaluation.batch_size
+        )
+        true = asked.item[some][:, None]
+        hits = {"hit": (items == true).any(axis=1).mean(), "hit_constrained": (named[some] == true).any(axis=1).mean()}
+        return {**shares, **{name: float(value) for name, value in hits.items()}}
 
     def _floor(self, name: str) -> Found:
         found = Found({})

@@ -67,19 +67,23 @@ def write_vectors(
     embed: Callable[[Any], Vectors],
     header: Header,
     total: int | None = None,
+    shard: int = 0,
+    shards: int = 1,
 ) -> dict[str, int]:
-    """One part of Parquet for each batch of (ids, items); returns how many vectors were written and how many kept.
+    """One part of Parquet for each batch of (ids, items); returns how many vectors were written, kept, and left to
+    other shards.
 
     A part that an earlier run finished for the same header and ids is kept as it is; with the first one that is not,
-    `index.json` goes, since the index is no longer that of the parts. total: items, for the bar. Ids are kept in
-    memory, about 100 bytes each. Raises VectorIndexError for an id that comes twice, and for vectors of another shape
-    than promised.
+    `index.json` goes, since the index is no longer that of the parts. total: items, for the bar. shard, shards: of so
+    many writers the one, from 0, that makes every so many-th part; parts are the same however many write. Ids are kept
+    in memory, about 100 bytes each. Raises VectorIndexError for an id that comes twice, and for vectors of another
+    shape than promised.
     """
     folder = out / PARTS
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"written": 0, "kept": 0}
+    told = {"written": 0, "kept": 0, "others": 0}
     seen: set[str] = set()
-    number = -1
+    own: set[Path] = set()
     with bar(total=total, desc="embed", unit="item") as shown:
         for number, (ids, items) in enumerate(batches):
             for one in ids:
@@ -87,6 +91,10 @@ def write_vectors(
                     raise VectorIndexError(f"item {one!r} comes twice: ids of a catalogue are distinct")
                 seen.add(one)
             path = folder / f"part-{number:05d}.parquet"
+            if number % shards != shard:
+                told["others"] += len(ids)
+                continue
+            own.add(path)
             if _finished(path, ids, header):
                 told["kept"] += len(ids)
             else:
@@ -94,7 +102,7 @@ def write_vectors(
                 _write_part(path, ids, embed(items), header)
                 told["written"] += len(ids)
             shown.update(len(ids))
-    for stranger in sorted(folder.glob("part-*.parquet"))[number + 1 :]:
+    for stranger in {*folder.glob("part-*.parquet")} - own:
         (out / ABOUT).unlink(missing_ok=True)
         stranger.unlink()
     return told

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from latefuse.config import Evaluation, Task
+from latefuse.data import leaks
 from latefuse.data.demo.journey import hit_rate
 from latefuse.data.demo.oracle import next_dish
 from latefuse.data.errors import DataError
@@ -21,7 +22,7 @@ from latefuse.evaluation.arm_sources import Unit
 from latefuse.evaluation.arms_summary import table_text
 from latefuse.evaluation.cost import costs
 from latefuse.evaluation.personal_summary import PersonalSummary, between, flat, lifts_over_text, summarise
-from latefuse.evaluation.personal_verdict import explained, next_items, unseen
+from latefuse.evaluation.personal_verdict import explained, free, next_items, unseen
 from latefuse.evaluation.recommending import Asked, Found, Sources
 from latefuse.evaluation.redraw import Redraw
 from latefuse.evaluation.report import personal as page
@@ -67,6 +68,7 @@ def run(
     for template, summary in summaries.items():
         metrics |= flat(summary, template) if template != main else {}
     metrics |= {f"eval/users_per_s/{unit.source}": found.speed for unit, found in measured.items() if found.speed}
+    metrics |= {f"eval/free_beams/{name}": value for name, value in _free(sources, measured).items()}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     pl.concat(_predictions(sources, measured, asked)).write_parquet(out / "predictions.parquet")
     _candidates(sources, asked).write_parquet(out / "candidates.parquet")
@@ -84,7 +86,11 @@ def run(
         skipped=sources.skipped,
         manifest=sources.dataset.manifest,
         costs=costs([result_of(path) for path in finetuned]),
-        facts=_facts(sources, summaries[main], began),
+        facts={
+            "prompts audited": _audited(sources, asked),
+            "prompts shortened": _shortened(measured[sources.lead].told),
+            **_facts(sources, summaries[main], began),
+        },
         repeat=repeat(sources.dataset, sources.backbone, sources.arms, evaluation, (s for s, _ in sources.adapters)),
         confidence=evaluation.confidence,
         fewest=evaluation.min_interval_rows,
@@ -107,6 +113,33 @@ def _by_arm(measured: Measured, template: str) -> dict[str, list[Mapping[str, Su
         if template in measured[unit].asked:
             found.setdefault(unit.source, []).append(measured[unit].asked[template])
     return found
+
+
+def _free(sources: Sources, measured: Measured) -> dict[str, float]:
+    """The control of the search, mean over seeds; nothing where it was not measured."""
+    found = [one.free for unit, one in measured.items() if unit.source == sources.name and one.free]
+    return {name: float(np.mean([one[name] for one in found])) for name in (found[0] if found else ())}
+
+
+def _audited(sources: Sources, asked: Mapping[str, Asked]) -> str:
+    """Whether a prompt of events shows its target or what is held out: of an epoch of training, and of all questions.
+
+    Raises DataError where one does.
+    """
+    source = sources.desk(sources.name).source
+    rows = [source.train(0), *(one.rows.columns for one in asked.values())]
+    begin, end, place = (np.concatenate([getattr(one, name) for one in rows]) for name in ("begin", "end", "place"))
+    events = place >= 0
+    finding = leaks.prompt_order(begin[events], end[events], place[events], source.found.split)
+    if not finding.passed:
+        raise DataError(f"{sources.dataset.path}: {finding.detail}, of {finding.checked:,}; prepare it again")
+    return f"{finding.checked:,} of training and test; none shows its target, anything later or held out"
+
+
+def _shortened(told: Mapping[str, int]) -> str:
+    """What the main arm's prompts leave out."""
+    cut, short = told.get("cut", 0), told.get("shortened", 0)
+    return f"of {told['prompts']:,}, {cut:,} without the oldest of their history, {short:,} with words cut by a limit"
 
 
 def _redraw(sources: Sources, one: Asked) -> Redraw:
@@ -178,6 +211,8 @@ def _findings(
         words = next((arm for arm, task in sources.arms.items() if task.modality == ("text",)), "text-only")
         lifts = lifts_over_text(found, summary.headline, shuffled, words, _slices(sources, one), _redraw(sources, one))
         said = next_items(summary, shuffled, words, lifts)
+    if one.template == kind.seen and kind.family == "sequential" and (shares := _free(sources, measured)):
+        said = [*said, free(shares, recommending.TOP)]
     if one.template == kind.unseen and np.array_equal(one.user, sources.question(kind.seen).user):
         metric = summary.headline
         asked = [seed[metric] for seed in _by_arm(measured, kind.seen)[sources.name]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,7 +40,8 @@ class Desk:
 
     source: what rows are drawn from. items: id, number, title, text and images of every item, in table order.
     pictures: (items, dv) the mean of an item's own pictures; pictured: (items,) bool, whether it has some. vectors,
-    seen: what prompts show, in a control those of other items.
+    seen: what prompts show, in a control those of other items. told: how many prompts were made, how many of them show
+    not all of their history (`cut`), and how many have words that a limit has shortened (`shortened`).
     """
 
     dataset: Dataset
@@ -51,6 +53,7 @@ class Desk:
     pictured: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     vectors: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     seen: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    told: Counter[str] = field(default_factory=Counter)
     _splicer: PersonalSplicer | None = None
     _trie: ItemTrie | None = None
     _lists: dict[str, Array] = field(default_factory=dict)
@@ -129,6 +132,11 @@ class Desk:
         """All rows as one batch."""
         names = rows.names()
         made = [self.splicer.encode(name, self.source.fields(rows, at)) for at, name in enumerate(names)]
+        self.told.update(
+            prompts=len(made),
+            cut=sum(bool(one.cut) for one in made),
+            shortened=sum(bool(one.shortened) for one in made),
+        )
         return collate(made, self.backbone.pad_id, self.settings.k, self.vectors, self.seen)
 
     def compared(self, rows: Rows) -> Prompted:

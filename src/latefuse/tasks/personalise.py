@@ -22,12 +22,12 @@ from latefuse.data.errors import DataError
 from latefuse.models import personal, personal_files
 from latefuse.models.adapter_files import AdapterCard
 from latefuse.models.backbone import Backbone
-from latefuse.models.beams import Found, item_beams, search
+from latefuse.models.beams import Found, free_beams, item_beams, search
 from latefuse.models.item_trie import Allowed, allowed
 from latefuse.models.personal_reading import Beams, encode, explain
 from latefuse.models.prompted import Prompted
 from latefuse.prompts import MediaRef
-from latefuse.prompts.personal import family
+from latefuse.prompts.personal import family, names
 from latefuse.prompts.personal import template as template_of
 from latefuse.tasks import personal_rows
 from latefuse.tasks.personal_desk import Desk, open_desk, settings_of
@@ -194,18 +194,26 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     """
     desk = open_desk(dataset, task, backbone)
     if split == "train":
-        return Selection(_epochs(desk, task.train.max_steps * task.train.batch_size), {})
+        drawn = _epochs(desk, task.train.max_steps * task.train.batch_size)
+        return Selection(drawn, {}, _longer(drawn, task))
     found = [asked(desk, family(name).seen, split) for name in desk.source.families]
     rows = Rows(desk, personal_rows.joined([one.columns for one in found]))
     if not len(rows) and needed:
         raise DataError(f"{dataset.path}: no user and no review in split {split!r} of scheme 'loo'")
-    return Selection(rows, {})
+    return Selection(rows, {}, _longer(rows, task))
 
 
 def asked(desk: Desk, template: str, split: str) -> Rows:
     """What a template asks of a held-out split; the stored candidates where it shows some."""
     lists = desk.candidates(split) if "candidates" in template_of(template).slots else None
     return Rows(desk, desk.source.held_out(template, split, lists))
+
+
+def _longer(rows: Rows, task: Task) -> int:
+    """Rows of whose history not all is read, by `personalise.history`; what `max_tokens` cuts is known of prompts."""
+    most, lengths = settings_of(task).history, rows.columns.end - rows.columns.begin
+    shown = np.array(["history" in template_of(name).slots for name in names()])[rows.columns.template]
+    return 0 if most is None else int((shown & (lengths > most)).sum())
 
 
 def _epochs(desk: Desk, least: int) -> Rows:
@@ -304,6 +312,30 @@ def _search(backbone: Backbone, prompted: Prompted, may: Allowed, most: int, bea
     if network.bottlenecks is not None and prompted.family is not None:
         network.bottlenecks.kind = prompted.family[:1]
     return item_beams(backbone.seq2seq, states, prompted.mask, may, most, beams, among_items)
+
+
+def free_items(
+    backbone: Backbone, rows: Rows, most: int, *, features: Features, batch_size: int = 32
+) -> tuple[Array, dict[str, float]]:
+    """What the library's own beam search writes behind each row, as a control: it may write anything, and what is no
+    item is dropped, as VIP5 does it.
+
+    Returns the items (n, most), -1 where none is left, and the shares of all that is written which are `valid` items,
+    named for the first time (`distinct`), and of these new to the user (`new`). Raises ValueError on a causal language
+    model.
+    """
+    if backbone.seq2seq is None:
+        raise ValueError(f"backbone {backbone.name!r}: free beams are measured on an encoder-decoder only")
+    desk, items, shares = rows.desk, [], []
+    beams = max(most, desk.settings.beams)
+    for some, part in _parts(backbone, rows, features, batch_size):
+        states = encode(backbone, part).last_hidden_state
+        may = allowed(desk.trie, len(some), never=desk.had(rows.columns.take(np.array(some))))
+        found = free_beams(backbone.seq2seq, states, part.mask, may, most, beams, desk.trie.find)
+        items.append(found.items.cpu())
+        shares.append(np.array([found.valid, found.distinct, found.allowed]) * len(some))
+    told = dict(zip(("valid", "distinct", "new"), (np.sum(shares, axis=0) / len(rows)).tolist(), strict=True))
+    return torch.cat(items)[_back(rows)].numpy(), told
 
 
 def explanations(backbone: Backbone, rows: Rows, *, features: Features, batch_size: int = 32) -> list[str]:
