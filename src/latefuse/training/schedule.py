@@ -120,7 +120,11 @@ class Schedule:
 
     def _guests(self, together: Sequence[Sequence[int]], own: Sequence[int]) -> list[int]:
         """Of each modality that another process reads and this one does not, its shortest row as `~number`."""
+        if isinstance(self.rows, Columnar):  # such rows all touch the same parts
+            return []
         lacking = self._read(chain.from_iterable(together)) - self._read(own)
+        if not lacking:
+            return []
         others = sorted(chain.from_iterable(together), key=lambda row: self.rows[row].tokens)
         first = (next(row for row in others if modality in self._read([row])) for modality in sorted(lacking))
         return [~row for row in dict.fromkeys(first)]
