@@ -103,7 +103,6 @@ class BackboneConfig(Section):
 
     name: str = "demo"
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     frames: int = Field(8, ge=1)
     options: dict[str, Any] = {}
 

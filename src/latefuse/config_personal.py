@@ -32,7 +32,8 @@ class Personalise(Section):
     in each of them (sequential: 8, direct: 2); reviews come once. max_tokens: of a prompt; target_tokens: of an
     answer, both with their end token. word_tokens: of each name, title or headline. history: items that a history
     shows at most, None for all that fit. candidates: of a list that one is chosen from. beams: answers that are kept
-    side by side in a search. shuffled: the control in which every item has another's picture.
+    side by side in a search. shuffled: the control in which every item has another's picture. random_base: the control
+    whose frozen T5 has read nothing, its weights drawn anew, the same ones each time.
     """
 
     k: int = Field(2, ge=0, le=32)
@@ -57,6 +58,7 @@ class Personalise(Section):
     candidates: int = Field(100, ge=2)
     beams: int = Field(20, ge=1)
     shuffled: bool = False
+    random_base: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

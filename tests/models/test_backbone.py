@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil, DynamicCache, Qwen2VLImageProcessorPil
 
 from latefuse.models import backbone
-from latefuse.models.backbone import BackboneError, MediaBatch
+from latefuse.models.backbone import BackboneError, MediaBatch, load_placed
 from latefuse.models.families import FAMILIES
 from latefuse.models.folder import SEAL, digest, seal
 from latefuse.models.tensors import check_tensors
@@ -435,3 +435,13 @@ def test_pickled_weights_and_unknown_families_are_refused(copy):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(BackboneError, match=r"pytorch_model\.bin, which is never unpickled"):
         seal(copy, name="pickled", frames=FRAMES)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_measures_stands_on_the_gpu_where_there_is_one(there, backbone_folder, monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *where: moved.append((type(module).__name__, where)))
+    backbone = load_placed(backbone_folder())
+    assert moved == ([(type(backbone.model).__name__, ("cuda",))] if there else [])
+    assert backbone.model.dtype == torch.float32

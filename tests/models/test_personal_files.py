@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_prompts import KINDS, batch, made, rows, stirred
+from small_prompts import CAUSAL, KINDS, batch, made, rows, stirred
+from transformers import T5ForConditionalGeneration
 
 from latefuse.models import personal, personal_files
 from latefuse.models.adapter_files import AdapterCard, AdapterError
@@ -85,3 +86,28 @@ def test_what_has_learned_nothing_or_is_broken_is_not_saved(fresh, tmp_path: Pat
         network.second.weight[0, 0] = float("inf")
     with pytest.raises(AdapterError, match=r"not finite: second\.weight"):
         personal_files.save(base, tmp_path, card(base))
+
+
+def test_a_base_that_has_read_nothing_is_drawn_and_given_back(fresh, tmp_path):
+    base, prompted = fresh("sighted"), batch(rows(5))
+    digest = module_digest(base.model)
+    network, first = made(base, random_base=True), module_digest(base.model)
+    assert first != digest
+    assert network.before.keys() == base.seq2seq.state_dict().keys()
+    reference = T5ForConditionalGeneration(base.seq2seq.config)
+    spread = base.seq2seq.encoder.block[0].layer[1].DenseReluDense.wi.weight.detach().std()
+    assert spread == pytest.approx(
+        float(reference.encoder.block[0].layer[1].DenseReluDense.wi.weight.detach().std()), rel=0.1
+    )
+    assert not base.seq2seq.shared.weight.requires_grad
+    stirred(base, random_base=True)
+    said = personal.nll(base, prompted)
+    personal_files.save(base, tmp_path, card(base))
+    personal.unload(base)
+    assert module_digest(base.model) == digest
+    personal_files.load(base, tmp_path)
+    torch.testing.assert_close(personal.nll(base, prompted), said)
+    personal.unload(base)
+    assert module_digest(base.model) == digest
+    with pytest.raises(AdapterError, match="random_base is a control of encoder-decoders"):
+        made(fresh("glued_mlp"), **CAUSAL, random_base=True)

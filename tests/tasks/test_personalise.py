@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_shop import shop
 
 from latefuse.config import Job, Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
-from latefuse.models import personal
+from latefuse.models import personal, tiny_random
 from latefuse.models.backbone import Backbone, load
 from latefuse.models.personal import network_of
 from latefuse.steps import finetune
@@ -97,6 +98,41 @@ def test_a_run_leaves_an_adapter_and_only_what_should_has_moved(
     }  # fmt: skip
     assert moved
     assert all("norm" in name for name in moved)
+
+
+@pytest.fixture
+def undropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A backbone without dropout, which every process would draw by itself."""
+    real = tiny_random._t5
+
+    def quiet(vocabulary: int) -> Any:
+        config = real(vocabulary)
+        config.dropout_rate = 0.0
+        return config
+
+    monkeypatch.setattr(tiny_random, "_t5", quiet)
+    return tiny_random.random_backbone(tmp_path / "base", "sighted")
+
+
+@pytest.mark.parametrize("per_family", [False, True])
+def test_two_processes_train_as_one(per_family: bool, dataset: Dataset, undropped: Path, tmp_path: Path) -> None:
+    """Of six rows a step each process has three, and often none of some family."""
+    part = task(train={"max_steps": 3, "batch_size": 6, "log_every": 1}, per_family=per_family)
+    found = []
+    for count, how in enumerate(({}, {"launcher": "torchrun", "processes": 2, "threads": 1}), start=1):
+        job = Job.model_validate({"name": "both", "seed": 0, "tasks": {"both": part}, **how})
+        out = tmp_path / str(count)
+        result = finetune.run(job, dataset.path, undropped, out, Null(), tmp_path / "cache")
+        found.append((result, {path.name: load_file(path) for path in (out / "adapter").glob("*.safetensors")}))
+    (one, weights), (two, others) = found
+    assert two["processes"] == 2
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    for name, tensors in weights.items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(tensor, others[name][key], rtol=1e-3, atol=1e-4, msg=key)
+    drawn = personalise.select(dataset, part, "train", load(undropped)).examples
+    parts = [step[at : at + 3] for step in personalise.steps(drawn, part.train, 0, 1) for at in (0, 3)]
+    assert any(len({name[0] for name in drawn.take(some).columns.names()}) < 3 for some in parts)
 
 
 def test_a_schedule_asks_columns_what_it_asks_rows(dataset: Dataset, folder: Path) -> None:

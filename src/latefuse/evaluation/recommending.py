@@ -273,6 +273,7 @@ def meaning(task: Task) -> str:
     told.append("semantic ids" if how.ids == "semantic" else "")
     told.append("LoRA" if how.adapter == "lora" else f"bottlenecks a {how.reduction}th as wide")
     told.append("one for each family of prompts" if how.per_family else "")
+    told.append("behind random weights" if how.random_base else "")
     return "; ".join(filter(None, told))
 
 

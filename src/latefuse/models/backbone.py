@@ -299,3 +299,12 @@ def load(path: str | Path, dtype: str = "float32", frames: int | None = None) ->
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     processor = read_processor(folder, family, model.config, seal.get("side"))
     return Backbone(model, tokenizer, processor, family, folder, seal, frames or int(seal["frames"]))
+
+
+def load_placed(path: str | Path) -> Backbone:
+    """The same in float32 on the first GPU where there is one: for what measures, fuses and serves. Training places its
+    model itself."""
+    backbone = load(path)
+    if torch.cuda.is_available():
+        backbone.model.to("cuda")
+    return backbone

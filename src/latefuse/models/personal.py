@@ -31,6 +31,8 @@ WORDS, CATEGORIES = 1024, 16
 QUIET = 0.1
 """How far words and categories are told, against the spread of token embeddings."""
 FLAT = 1e-6
+DRAWN = 0
+"""Seed of the weights of a base that has read nothing."""
 
 
 class Personal(nn.Module):
@@ -38,15 +40,16 @@ class Personal(nn.Module):
 
     width: d of the language model. seen_width: dv of picture vectors. places: full names of the modules behind which
     bottlenecks stand. loud: root mean square of the token embeddings, at which visual tokens begin.
-    first, second, norm: the small network; centre, spread: how its input is scaled, as it is unless `learn_vectors`
-    says more. absent: stands for the picture of an item that has none. words, categories: the two tables.
+    before: the language model's own weights, where others were drawn. first, second, norm: the small network; centre,
+    spread: how its input is scaled, as it is unless `learn_vectors` says more. absent: stands for the picture of an
+    item that has none. words, categories: the two tables.
     """
 
     def __init__(
         self, settings: Personalise, width: int, seen_width: int, places: Sequence[str] = (), loud: float = 1.0
     ) -> None:
         super().__init__()
-        self.settings, self.width = settings, width
+        self.settings, self.width, self.before = settings, width, dict[str, Tensor]()
         wide = settings.k * width
         if settings.k:
             self.first = nn.Linear(seen_width, wide // 2)
@@ -142,23 +145,42 @@ def bare(backbone: Backbone, settings: Personalise, seed: int) -> Personal:
     if settings.adapter == "bottleneck":
         places = spots(backbone.model, backbone.family.language, settings.places)
     seen_width = backbone.pooled_width("image") if settings.k else 0
+    before = _drawn(backbone) if settings.random_base else {}
     loud = float(backbone.model.get_input_embeddings().weight.detach().float().square().mean().sqrt())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Personal(settings, backbone.width, seen_width, places, loud)
+    network.before = before
     backbone.head = network.to(backbone.device)
     if network.bottlenecks is not None:
         network.bottlenecks.attach(backbone.model)
     return network
 
 
+def _drawn(backbone: Backbone) -> dict[str, Tensor]:
+    """Draw the T5's weights anew, the same ones each time; returns those that it had. Raises AdapterError."""
+    t5 = backbone.seq2seq
+    if t5 is None:
+        raise AdapterError(f"backbone {backbone.name!r}: random_base is a control of encoder-decoders; leave it out")
+    before = {name: tensor.detach().clone() for name, tensor in t5.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(DRAWN)
+        t5.load_state_dict(type(t5)(t5.config).state_dict())
+    return before
+
+
 def unload(backbone: Backbone) -> None:
     """Take the network off; the backbone is as it was loaded."""
-    if isinstance(backbone.head, Personal) and backbone.head.bottlenecks is not None:
-        backbone.head.bottlenecks.detach()
+    before: dict[str, Tensor] = {}
+    if isinstance(backbone.head, Personal):
+        before = backbone.head.before
+        if backbone.head.bottlenecks is not None:
+            backbone.head.bottlenecks.detach()
     backbone.head = None
     adapters.detach(backbone)
     put_back(backbone)
+    if before:
+        backbone.seq2seq.load_state_dict(before)
     backbone.model.requires_grad_(False)
 
 

@@ -13,7 +13,7 @@ from latefuse.data.dataset import Dataset
 from latefuse.data.media import check_image
 from latefuse.models import embedder
 from latefuse.models.adapter_files import PEFT_CONFIG, AdapterError
-from latefuse.models.backbone import load as load_backbone
+from latefuse.models.backbone import load_placed
 from latefuse.models.heads import HEAD
 from latefuse.prompts import MediaRef
 from latefuse.prompts.items import Item
@@ -31,7 +31,7 @@ class Embedder:
     def __init__(self, backbone: Path, adapter: Path, dataset: Path | None = None, cache: Path | None = None) -> None:
         """adapter: the output folder of `finetune`, or the adapter's own. Raises AdapterError, BackboneError."""
         folder = adapter if (adapter / HEAD).exists() or (adapter / PEFT_CONFIG).exists() else adapter / "adapter"
-        self.backbone = load_backbone(backbone)
+        self.backbone = load_placed(backbone)
         self.card = embedder.load(self.backbone, folder)
         self.digest = embedder.digest(folder)
         self.dataset = Dataset(dataset) if dataset is not None else None

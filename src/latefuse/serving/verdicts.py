@@ -28,7 +28,7 @@ from latefuse.evaluation.rationale import explain
 from latefuse.evaluation.rulings import Ruling
 from latefuse.models import adapters, embedder
 from latefuse.models.adapter_files import PEFT_CONFIG, AdapterError, read_card
-from latefuse.models.backbone import load as load_backbone
+from latefuse.models.backbone import load_placed
 from latefuse.review.audit import FILE as AUDIT
 from latefuse.review.audit import Audit, Verdict
 from latefuse.sections import nearest
@@ -56,7 +56,7 @@ class PairJudge:
         if self.card.judge is None:
             raise AdapterError(f"{folder}: an adapter of kind {self.card.kind}, not of a judge")
         self.rulings = rulings.read(ruled, self.card.arm, self.card.seed)
-        self.backbone, self.media = load_backbone(backbone), media
+        self.backbone, self.media = load_placed(backbone), media
         adapters.load(self.backbone, folder)
         self.digest, self.ruled = embedder.digest(folder), hashlib.sha256(ruled.read_bytes()).hexdigest()
         train = Train(max_tokens=self.card.max_tokens or Train().max_tokens)

@@ -34,7 +34,7 @@ from latefuse.evaluation.terminal import table
 from latefuse.evaluation.workers import measure_all
 from latefuse.fusion import late
 from latefuse.models.adapters import read_card
-from latefuse.models.backbone import load as load_backbone
+from latefuse.models.backbone import load_placed
 from latefuse.prompts import MediaRef
 from latefuse.steps import evaluate_ranking, evaluate_recommending, evaluate_vectors, evaluate_verdicts
 from latefuse.tasks import get
@@ -164,7 +164,7 @@ def _plan(
     evaluation: Evaluation, tasks: Mapping[str, Task], fusion: Fusion, data: Dataset, path: Path, cache: Path | None
 ) -> Plan:
     """Backbone, test rows of every task, items with several modalities; all media encoded once."""
-    backbone = load_backbone(path)
+    backbone = load_placed(path)
     features = Features(backbone, data.media, cache / "features" if cache else None)
     bench = Bench(backbone, features, evaluation, closed_lists(data, backbone))
     rows = {

@@ -26,7 +26,7 @@ from latefuse.evaluation.saliency_picture import picture
 from latefuse.evaluation.scores import ScoreTable
 from latefuse.evaluation.workers import measure_all
 from latefuse.models import embedder
-from latefuse.models.backbone import load as load_backbone
+from latefuse.models.backbone import load_placed
 from latefuse.serving import index
 from latefuse.steps.evaluation_parts import adapters_of, bootstrap_of, finish, repeat, result_of
 from latefuse.tracking import Tracker
@@ -102,7 +102,7 @@ def _sources(
     cache: Path | None,
 ) -> Sources:
     """Backbone, pool and adapters, ready to be measured. Raises DataError as `adapters_of` does."""
-    data, base = Dataset(dataset), load_backbone(backbone)
+    data, base = Dataset(dataset), load_placed(backbone)
     name, task = next(iter(tasks.items()))
     found = adapters_of(finetuned, tasks, data)
     features = Features(base, data.media, cache / "features" if cache else None)

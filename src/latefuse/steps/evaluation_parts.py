@@ -15,8 +15,7 @@ from latefuse.data.errors import DataError
 from latefuse.evaluation.intervals import Bootstrap
 from latefuse.evaluation.report import provenance
 from latefuse.models.adapters import read_card
-from latefuse.models.backbone import Backbone
-from latefuse.models.backbone import load as load_backbone
+from latefuse.models.backbone import Backbone, load_placed
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
 
@@ -50,7 +49,7 @@ def opened(
     cache: Path | None,
 ) -> S:
     """Backbone and adapters, ready to be measured. sources: their class. Raises DataError as `adapters_of` does."""
-    data, base = Dataset(dataset), load_backbone(backbone)
+    data, base = Dataset(dataset), load_placed(backbone)
     features = Features(base, data.media, cache / "features" if cache else None)
     return sources(base, features, data, next(iter(tasks)), tasks, adapters_of(finetuned, tasks, data), evaluation)
 

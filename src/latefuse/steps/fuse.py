@@ -29,8 +29,7 @@ from latefuse.fusion.weights import merge
 from latefuse.models.adapter_files import PEFT_CONFIG
 from latefuse.models.adapters import AdapterCard, active, detach, read_card
 from latefuse.models.adapters import load as load_adapter
-from latefuse.models.backbone import Backbone
-from latefuse.models.backbone import load as load_backbone
+from latefuse.models.backbone import Backbone, load_placed
 from latefuse.tasks.instruct import Example, nll
 from latefuse.tracking import Tracker
 from latefuse.training.features import Features
@@ -133,7 +132,7 @@ def _material(
     cache: Path | None,
 ) -> Material:
     """The bare backbone, what each adapter changes in it, validation rows, features."""
-    backbone = load_backbone(path)
+    backbone = load_placed(path)
     base = base_weights(backbone.model)
     changes = [read(folder, base, name) for name, folder in folders.items()]
     for name, folder in folders.items():
