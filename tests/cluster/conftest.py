@@ -1,5 +1,7 @@
 """What tests of TrainJobs and of submission share."""
 
+from functools import lru_cache
+
 import pytest
 from loopback_kubernetes import kubeconfig, serving
 
@@ -85,3 +87,22 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     monkeypatch.setattr(kfp_auth, "PROJECTED", tmp_path / "no-token")
     monkeypatch.setattr(kfp_wait, "PAUSE_S", 0.0)
+
+
+@pytest.fixture
+def compiled_once(monkeypatch, tmp_path_factory):
+    """Pipelines of equal configurations are compiled once a session, and sources are digested once: half a second."""
+    from latefuse.cluster import sources
+    from pipelines import submit as sending
+
+    monkeypatch.setattr(sources, "source_digest", lru_cache(sources.source_digest))
+    compiling, folder = sending.compile_pipeline, tmp_path_factory.getbasetemp() / "compiled"
+
+    def once(config, path):
+        kept = folder / f"{config.digest}.yaml"
+        if not kept.exists():
+            compiling(config, kept)
+        path.write_text(kept.read_text())
+        return path
+
+    monkeypatch.setattr(sending, "compile_pipeline", once)

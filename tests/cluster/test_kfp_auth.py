@@ -17,7 +17,7 @@ WRONG = "eyJhbGciOiJSUzI1NiJ9.d3Jvbmc.77aa"
 
 
 @pytest.fixture(autouse=True)
-def _alone(nowhere):
+def _alone(nowhere, compiled_once):
     pass
 
 

@@ -17,7 +17,7 @@ RECIPE = "tests/golden/recipe.yaml"
 
 
 @pytest.fixture(autouse=True)
-def _alone(nowhere):
+def _alone(nowhere, compiled_once):
     pass
 
 

@@ -85,7 +85,7 @@ def client(context: str, installed: str) -> Any:
 
     stay(settings)
 
-    class Behind(client.Client):  # type: ignore[misc]
+    class Behind(client.Client):
         def _load_config(self, *told: Any) -> Any:
             return settings
 
