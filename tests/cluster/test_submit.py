@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-from loopback_kfp import Backend, check, serving
+import yaml
+from loopback_kfp import Backend, argo, around, check, serving
 
 from latefuse import cli
 from latefuse.cluster import kfp_wait, submit
 from latefuse.cluster.kfp_auth import WAYS
+from latefuse.cluster.node import EvaluateConfig
+from pipelines import submit as sending
 
 SPECS = Path(os.environ.get("LATEFUSE_SPECS", Path(__file__).parents[3] / "shared" / "specs"))
 SWAGGER = SPECS / "kubeflow-pipelines" / "kfp_api_v2beta1.swagger.json"
@@ -28,6 +31,12 @@ def backend():
 
 def send(host, *more, command="submit"):
     return cli.main([command, RECIPE, "--host", host, *more])
+
+
+def uploaded(backend):
+    """The specification in the first package that was sent."""
+    text = backend.packages[0]
+    return next(iter(yaml.safe_load_all(text[text.index("components:") : text.rindex("\r\n--")])))
 
 
 def test_uploads_starts_prints_the_link_and_waits(backend, capsys):
@@ -92,11 +101,7 @@ def test_an_upload_starts_nothing_and_can_be_started_from_the_page(backend, caps
         assert send(host, command="upload") == 0
         assert f"{host}/#/pipelines/details/p1/version/v1" in capsys.readouterr().out
     assert backend.runs == {}
-    import yaml
-
-    text = backend.packages[0]
-    spec = next(iter(yaml.safe_load_all(text[text.index("components:") : text.rindex("\r\n--")])))
-    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    inputs = uploaded(backend)["root"]["inputDefinitions"]["parameters"]
     assert all(one["isOptional"] and one["defaultValue"] for one in inputs.values())
     assert len(inputs["finetune_source"]["defaultValue"]) == 16
 
@@ -174,6 +179,24 @@ def test_a_run_that_has_vanished_is_told_from_a_wrong_address(backend):
     backend.health = (404, {})
     with serving(backend) as host, pytest.raises(submit.SubmitError, match="no Kubeflow Pipelines API"):
         submit.connect(host)
+
+
+def test_a_table_from_the_cache_is_looked_for_by_the_settings_that_evaluate_runs_with(backend, capsys, monkeypatch):
+    """The digest that is looked for is the one that the step of the uploaded pipeline will write into its run."""
+    looked = {}
+
+    def table(run_id, page, settings=None, cached=False):
+        looked.update(run=run_id, settings=settings, cached=cached)
+        return "the table"
+
+    monkeypatch.setattr(sending, "table_of_run", table)
+    backend.details = [around(argo("evaluate", "SUCCEEDED", 2, ["SKIPPED"]))]
+    with serving(backend) as host:
+        assert send(host, "--wait") == 0
+    spec = uploaded(backend)
+    config = spec["root"]["dag"]["tasks"]["evaluate"]["inputs"]["parameters"]["config"]["runtimeValue"]["constant"]
+    assert looked == {"run": "r1", "settings": EvaluateConfig.model_validate_json(config).digest, "cached": True}
+    assert capsys.readouterr().out.endswith("run r1: SUCCEEDED\nthe table\n")
 
 
 @pytest.mark.parametrize("variable", submit.HOSTS)
