@@ -4,6 +4,7 @@ through the CLI."""
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -22,13 +23,15 @@ STARTS_SHOWN = 3
 def submit_pipeline(config: Config, options: argparse.Namespace) -> int:
     """Upload, start, print the link, wait where asked to; 0 unless the run we waited for has not succeeded."""
     config = _placed(config, options.image)
-    server, ids, version = _uploaded(config, options)
+    server = _connected(options)
+    given = _given(config)
+    ids, version = _uploaded(server, config, given)
     run_id = submit.start(
         server,
         ids,
         experiment=options.experiment or config.recipe.name,
         name=options.run_name or version,
-        arguments=_given(config),
+        arguments=given,
         service_account=config.profile.default.service_account,
     )
     page = server.link(f"runs/details/{run_id}")
@@ -43,7 +46,8 @@ def submit_pipeline(config: Config, options: argparse.Namespace) -> int:
 def upload_pipeline(config: Config, options: argparse.Namespace) -> int:
     """Upload a version, print its link, start nothing."""
     config = _placed(config, options.image)
-    server, (pipeline, made), version = _uploaded(config, options)
+    server = _connected(options)
+    (pipeline, made), version = _uploaded(server, config, _given(config))
     print(f"{version}: {server.link(f'pipelines/details/{pipeline}/version/{made}')}", flush=True)
     return 0
 
@@ -58,9 +62,13 @@ def schedule_pipeline(config: Config, options: argparse.Namespace) -> int:
         return 0
     times = cron(options.cron)
     config = _placed(config, options.image)
-    server, ids, _ = _uploaded(config, options)
-    wanted = kfp_schedule.Schedule(name, times, ids, _given(config), config.profile.default.service_account)
-    made, replaced = kfp_schedule.schedule(server, wanted, experiment, options.replace)
+    server = _connected(options)
+    if not options.replace:
+        kfp_schedule.check_free(server, name, experiment)
+    given = _given(config)
+    ids, _ = _uploaded(server, config, given)
+    wanted = kfp_schedule.Schedule(name, times, ids, given, config.profile.default.service_account)
+    made, replaced = kfp_schedule.schedule(server, wanted, experiment)
     starts = ", ".join(f"{one:%a %Y-%m-%d %H:%M:%S}" for one in islice(times.after(datetime.now(UTC)), STARTS_SHOWN))
     print(f"recurring run {name} ({made}): {server.link(f'recurringrun/details/{made}')}")
     print(f"  starts ({times.text}, UTC): {starts} ...; one at a time, what was missed is not caught up on")
@@ -98,14 +106,13 @@ def _connected(options: argparse.Namespace) -> submit.Server:
     return submit.connect(options.host, options.namespace, options.context, options.kfp_namespace)
 
 
-def _uploaded(config: Config, options: argparse.Namespace) -> tuple[submit.Server, tuple[str, str], str]:
-    """The server, the ids of pipeline and version, the version's name."""
-    server = _connected(options)
+def _uploaded(server: submit.Server, config: Config, given: Mapping[str, str]) -> tuple[tuple[str, str], str]:
+    """The ids of pipeline and version, and the version's name."""
     name = _name(config)
     version = f"{name}-{config.digest}-{time.strftime('%Y%m%d-%H%M%S')}"
     with tempfile.TemporaryDirectory() as folder:
-        package = with_defaults(compile_pipeline(config, Path(folder) / f"{name}.yaml"), _given(config))
-        return server, submit.upload(server, package, name, version), version
+        package = with_defaults(compile_pipeline(config, Path(folder) / f"{name}.yaml"), given)
+        return submit.upload(server, package, name, version), version
 
 
 def _name(config: Config) -> str:

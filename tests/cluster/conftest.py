@@ -1,7 +1,5 @@
 """What tests of TrainJobs and of submission share."""
 
-from functools import lru_cache
-
 import pytest
 from loopback_kubernetes import kubeconfig, serving
 
@@ -89,14 +87,16 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setattr(kfp_wait, "PAUSE_S", 0.0)
 
 
+DIGESTED = {}
+
+
 @pytest.fixture
 def compiled_once(monkeypatch, tmp_path_factory):
-    """Pipelines of equal configurations are compiled once a session, and sources are digested once: half a second."""
-    from latefuse.cluster import sources
+    """Pipelines of equal configurations are compiled once a session, and sources are digested once: a second each."""
     from pipelines import submit as sending
 
-    monkeypatch.setattr(sources, "source_digest", lru_cache(sources.source_digest))
-    compiling, folder = sending.compile_pipeline, tmp_path_factory.getbasetemp() / "compiled"
+    digesting, compiling = sending.arguments, sending.compile_pipeline
+    folder = tmp_path_factory.getbasetemp() / "compiled"
 
     def once(config, path):
         kept = folder / f"{config.digest}.yaml"
@@ -105,4 +105,10 @@ def compiled_once(monkeypatch, tmp_path_factory):
         path.write_text(kept.read_text())
         return path
 
+    def digested(config):
+        if config.digest not in DIGESTED:
+            DIGESTED[config.digest] = digesting(config)
+        return dict(DIGESTED[config.digest])
+
     monkeypatch.setattr(sending, "compile_pipeline", once)
+    monkeypatch.setattr(sending, "arguments", digested)

@@ -60,6 +60,7 @@ def test_the_same_name_again_is_refused_or_replaced(backend, capsys):
             "has a recurring run 'latefuse-golden' already (c1): replace it with REPLACE=1" in capsys.readouterr().err
         )
         assert list(backend.recurring) == ["c1"]
+        assert len(backend.versions) == 1
         assert schedule(host, "--cron", "0 4 * * *", "--name", "another") == 0
         assert schedule(host, "--cron", "0 5 * * *", "--replace") == 0
         assert "instead of c1, which is deleted" in capsys.readouterr().out

@@ -195,6 +195,8 @@ def test_nothing_of_the_environment_is_compiled_in(tmp_path, monkeypatch):
     secrets = {
         "MLFLOW_TRACKING_PASSWORD": "correct-horse-4711",
         "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "KFP_TOKEN": "eyJhbGciOiJSUzI1NiJ9.c3VibWl0.4b1d",
+        "KFP_COOKIE": "authservice_session=MTc2NDAx-c2Vzc2lvbg",
         "HF_TOKEN": "hf_" + "qXw7RtLmPz" * 3,
         "DATABASE_URL": "postgresql://cook:tulip-3345@db.example/food",
     }

@@ -26,19 +26,20 @@ class Schedule:
     service_account: str | None = None
 
 
-def schedule(server: Server, made: Schedule, experiment: str, replace: bool = False) -> tuple[str, list[str]]:
-    """Make the recurring run: one at a time, without catching up on what was missed. Returns its id and those replaced.
-
-    Raises SubmitError where one of that name is there, unless it is to be replaced: the old one goes when the new one
-    is there.
-    """
-    group = experiment_id(server, experiment)
-    there = named(server, group, made.name)
-    if there and not replace:
+def check_free(server: Server, name: str, experiment: str) -> None:
+    """Raise SubmitError where the experiment has a recurring run of that name, before anything is uploaded for one."""
+    if there := _there(server, name, experiment):
         raise SubmitError(
-            f"experiment {experiment!r} has a recurring run {made.name!r} already ({', '.join(there)}): replace it "
-            "with REPLACE=1 (--replace), or take another NAME=..."
+            f"experiment {experiment!r} has a recurring run {name!r} already ({', '.join(there)}): replace it with "
+            "REPLACE=1 (--replace), or take another NAME=..."
         )
+
+
+def schedule(server: Server, made: Schedule, experiment: str) -> tuple[str, list[str]]:
+    """Make the recurring run: one at a time, without catching up on what was missed. Returns its id, and those of the
+    same name whose place it has taken: they go when it is there. Raises SubmitError."""
+    there = _there(server, made.name, experiment)
+    group = experiment_id(server, experiment)
     with server.asked(f"pipeline {made.uploaded[0]} or experiment {experiment!r}") as kfp:
         new = kfp.create_recurring_run(
             experiment_id=group,
@@ -59,12 +60,7 @@ def schedule(server: Server, made: Schedule, experiment: str, replace: bool = Fa
 
 def stop(server: Server, name: str, experiment: str, delete: bool) -> list[str]:
     """Disable or delete the recurring runs of that name; returns their ids. Raises SubmitError where there is none."""
-    try:
-        with server.asked(f"experiment {experiment!r}") as kfp:
-            group = kfp.get_experiment(experiment_name=experiment, namespace=server.namespace).experiment_id
-        there = named(server, group, name)
-    except ValueError:  # of the client, for a name that no experiment has
-        there = []
+    there = _there(server, name, experiment)
     if not there:
         raise SubmitError(f"experiment {experiment!r} has no recurring run {name!r}: say NAME=... and EXPERIMENT=...")
     for one in there:
@@ -73,9 +69,14 @@ def stop(server: Server, name: str, experiment: str, delete: bool) -> list[str]:
     return there
 
 
-def named(server: Server, group: str, name: str) -> list[str]:
-    """The ids of the recurring runs of that name in an experiment."""
+def _there(server: Server, name: str, experiment: str) -> list[str]:
+    """The ids of the recurring runs of that name; none where there is no such experiment."""
     wanted = {"predicates": [{"operation": 1, "key": "display_name", "stringValue": name}]}
+    try:
+        with server.asked(f"experiment {experiment!r}") as kfp:
+            group = kfp.get_experiment(experiment_name=experiment, namespace=server.namespace).experiment_id
+    except ValueError:  # of the client, for a name that no experiment has
+        return []
     with server.asked(f"recurring run {name!r}") as kfp:
         answer = kfp.list_recurring_runs(page_size=PAGE, experiment_id=group, filter=json.dumps(wanted))
     return [str(one.recurring_run_id) for one in answer.recurring_runs or ()]
