@@ -159,6 +159,9 @@ def on_cluster(options: argparse.Namespace) -> int:
     except SubmitError as error:
         print(f"latefuse: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nlatefuse: stopped; what the cluster has got so far stays there", file=sys.stderr)
+        return 130
 
 
 def embed(options: argparse.Namespace) -> int:

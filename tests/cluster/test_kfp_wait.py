@@ -118,6 +118,17 @@ def test_a_cancelled_run_ends_the_waiting_and_a_stumble_does_not(backend):
         assert cli.main(["watch", "r1", "--host", host]) == 1
 
 
+def test_a_token_that_runs_out_says_how_to_look_again(backend, monkeypatch):
+    backend.token = "eyJh.c3Vi.4b1d"
+    monkeypatch.setenv("KFP_TOKEN", backend.token)
+    with serving(backend) as host:
+        server = submit.connect(host)
+        backend.token = "renewed"
+        words = r"refuses us \(401\), who came with KFP_TOKEN: .*use KFP_TOKEN_FILE.*latefuse watch r1 --host"
+        with pytest.raises(submit.SubmitError, match=words):
+            kfp_wait.wait(server, "r1", 60)
+
+
 def test_waiting_has_an_end(backend):
     backend.states = ["RUNNING"]
     with serving(backend) as host, pytest.raises(submit.SubmitError, match=r"goes on.*\n?.*latefuse watch r1 --host"):

@@ -36,10 +36,10 @@ def wait(server: Server, run_id: str, timeout_s: float, say: Callable[[str], Non
             with server.asked(f"run {run_id}") as kfp:
                 run = kfp.get_run(run_id)
             stumbles = 0
-        except SubmitError:
+        except SubmitError as error:
             stumbles += 1
             if stumbles > STUMBLES:
-                raise
+                raise SubmitError(f"{error} What became of the run is not known; {again(server, run_id)}") from None
             run = None
         if run is not None:
             found = steps((run.run_details and run.run_details.task_details) or ())
@@ -49,8 +49,8 @@ def wait(server: Server, run_id: str, timeout_s: float, say: Callable[[str], Non
                     say(step.words())
             state = str(run.state or "").upper()
             if state in ENDED:
-                error = str(run.error.message or "") if run.error else ""
-                return Ended(state, tuple(found), " ".join(error.split())[:500])
+                reason = str(run.error.message or "") if run.error else ""
+                return Ended(state, tuple(found), " ".join(reason.split())[:500])
         if time.monotonic() > end:
             raise SubmitError(f"run {run_id} goes on, but {timeout_s:.0f} s are over; {again(server, run_id)}")
         time.sleep(PAUSE_S)
