@@ -10,6 +10,15 @@ PROFILE ?= local
 SET ?=
 WAIT ?=
 KFP_HOST ?=
+KUBE_CONTEXT ?=
+NAMESPACE ?=
+EXPERIMENT ?=
+RUN_NAME ?=
+RUN ?=
+CRON ?=
+NAME ?=
+REPLACE ?=
+STOP ?=
 PRICES ?= configs/prices.yaml
 PUSH ?=
 ROWS ?=
@@ -27,7 +36,12 @@ SETS := $(foreach item,$(SET),--set '$(item)')
 # A profile given by hand goes everywhere; else running is local and compiling is for a cluster.
 CLUSTER_PROFILE := $(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),cpu-cluster)
 
-.PHONY: help setup test lint local-run mlflow-ui plan pipeline-compile pipeline-submit images image-check bench clean
+CLUSTER := --host '$(KFP_HOST)' $(if $(KUBE_CONTEXT),--context '$(KUBE_CONTEXT)') $(if $(NAMESPACE),--namespace '$(NAMESPACE)')
+GROUP := $(if $(EXPERIMENT),--experiment '$(EXPERIMENT)')
+yes = $(filter 1 yes true,$(1))
+
+.PHONY: help setup test lint local-run mlflow-ui plan pipeline-compile pipeline-submit pipeline-upload pipeline-schedule \
+  pipeline-watch images image-check bench clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -59,13 +73,24 @@ mlflow-ui: $(STAMP) ## open the runs in the browser: PORT=5000
 	esac
 
 plan: $(STAMP) ## what a run would take: memory, hours, money, what is missing: RECIPE=... PROFILE=gpu ROWS=100000
-	@exec $(BIN)/latefuse plan '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --prices '$(PRICES)' --host '$(KFP_HOST)' $(if $(ROWS),--rows '$(ROWS)') $(SETS)
+	@exec $(BIN)/latefuse plan '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --prices '$(PRICES)' $(CLUSTER) $(if $(ROWS),--rows '$(ROWS)') $(SETS)
 
 pipeline-compile: $(STAMP) ## write the pipeline for Kubeflow to build/: RECIPE=... PROFILE=cpu-cluster
 	@exec $(BIN)/latefuse compile '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(SETS)
 
-pipeline-submit: $(STAMP) ## upload and start it: KFP_HOST=http://... RECIPE=... PROFILE=cpu-cluster WAIT=1
-	@exec $(BIN)/latefuse submit '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' --host '$(KFP_HOST)' $(SETS) $(if $(filter 1 yes true,$(WAIT)),--wait)
+pipeline-submit: $(STAMP) ## upload and start it: KFP_HOST=http://... RECIPE=... EXPERIMENT=... RUN_NAME=... WAIT=1
+	@exec $(BIN)/latefuse submit '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(CLUSTER) $(SETS) $(GROUP) \
+	  $(if $(RUN_NAME),--run-name '$(RUN_NAME)') $(if $(call yes,$(WAIT)),--wait)
+
+pipeline-upload: $(STAMP) ## upload a version, start nothing: KFP_HOST=http://... RECIPE=...
+	@exec $(BIN)/latefuse upload '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(CLUSTER) $(SETS)
+
+pipeline-schedule: $(STAMP) ## start it by the clock (UTC): CRON="0 3 * * *" NAME=... REPLACE=1; STOP=disable or delete
+	@exec $(BIN)/latefuse schedule '$(RECIPE)' --profile '$(CLUSTER_PROFILE)' $(CLUSTER) $(SETS) $(GROUP) \
+	  --cron '$(CRON)' $(if $(NAME),--name '$(NAME)') $(if $(call yes,$(REPLACE)),--replace) $(if $(STOP),--stop '$(STOP)')
+
+pipeline-watch: $(STAMP) ## look at a run that goes on: RUN=ID KFP_HOST=http://...
+	@exec $(BIN)/latefuse watch '$(RUN)' $(CLUSTER)
 
 images: ## build the images of the steps: IMAGES="cpu gpu" REGISTRY=... PY_IMAGE=...@sha256:... PUSH=1 notes their digests
 	@PYTHON='$(PYTHON)' BUILDER='$(BUILDER)' REGISTRY='$(REGISTRY)' IMAGE_TAG='$(IMAGE_TAG)' PY_IMAGE='$(PY_IMAGE)' \

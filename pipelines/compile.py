@@ -1,6 +1,7 @@
 """Write the compiled pipeline of one recipe under one profile: `make pipeline-compile` calls it through the CLI."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ def compile_pipeline(config: Config, path: Path) -> Path:
     check_supported(config.profile)
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(build(config), str(path))
+    return path
+
+
+def with_defaults(path: Path, values: Mapping[str, str]) -> Path:
+    """Write `values` into a compiled pipeline as defaults of its parameters, so that people can start it from the page
+    of an uploaded version without typing digests."""
+    documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    known = documents[0]["root"]["inputDefinitions"]["parameters"]
+    for name, value in values.items():
+        known[name].update(defaultValue=value, isOptional=True)
+    path.write_text(yaml.safe_dump_all(documents, sort_keys=True), encoding="utf-8")
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ examples:
   latefuse plan configs/recipes/video_llava_7b.yaml --profile gpu
   latefuse compile configs/recipes/demo.yaml --profile cpu-cluster --out build/demo.yaml
   latefuse submit configs/recipes/demo.yaml --host http://localhost:8080 --wait
+  latefuse schedule configs/recipes/demo.yaml --host http://localhost:8080 --cron "0 3 * * *"
   RUN=.latefuse/latest/notellm2
   latefuse embed $RUN/finetune-notellm2 --dataset $RUN/prepare --backbone $RUN/backbone --out vectors
   latefuse search vectors --item dish-0007
@@ -31,6 +33,26 @@ examples:
   latefuse review import to-people/export.json --dataset $RUN/prepare --out corrections
   latefuse replay
 """
+
+ON_CLUSTER = """\
+who you are (exactly one; values are never printed):
+  KFP_TOKEN_FILE=/path   a bearer token, read anew for each request, so that a renewed one is taken
+  KFP_TOKEN=...          the token itself
+  KFP_COOKIE=...         the session cookie of the browser; KFP_COOKIE_FILE=cookies.txt
+  (in a pod)             the projected token, /var/run/secrets/kubeflow/pipelines/token or KF_PIPELINES_SA_TOKEN_PATH
+  --context NAME         a context of kubectl, through the Kubernetes API; without a host its current one
+
+examples:
+  latefuse submit configs/recipes/demo.yaml --host http://localhost:8080 --wait
+  KFP_TOKEN_FILE=~/kfp.token latefuse submit configs/recipes/demo.yaml --host https://kubeflow.example/pipeline \\
+      --namespace cooks --experiment nightly --run-name demo-7
+  latefuse submit configs/recipes/demo.yaml --context staging --wait
+  latefuse upload configs/recipes/demo.yaml --host http://localhost:8080
+  latefuse schedule configs/recipes/demo.yaml --cron "0 3 * * *" --host http://localhost:8080
+  latefuse schedule configs/recipes/demo.yaml --stop delete --host http://localhost:8080
+  latefuse watch 3f0c9a52-... --host http://localhost:8080
+"""
+_HOST = os.environ.get("KFP_HOST", "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,21 +87,15 @@ def parser() -> argparse.ArgumentParser:
     _recipe(plan, profile="cpu-cluster")
     plan.add_argument("--prices", type=Path, default=Path("configs/prices.yaml"), help="what it is reckoned with")
     plan.add_argument("--rows", type=_count, help="rows of a task's table; as many as training reads unless given")
-    plan.add_argument("--host", default="", help="Kubeflow Pipelines that is asked whether it is there")
+    plan.add_argument("--host", default=_HOST, help="Kubeflow Pipelines that is asked whether it is there")
     plan.add_argument("--namespace", help="where secrets and claims are looked for; needs a kubeconfig")
+    plan.add_argument("--context", help="of kubectl: the cluster where they are looked for; its current one by default")
 
     compiled = commands.add_parser("compile", help="write the pipeline as Kubeflow Pipelines reads it")
     _recipe(compiled, profile="cpu-cluster")
     compiled.add_argument("--out", type=Path, help="the file to write; build/<recipe>-<profile>.yaml by default")
 
-    submit = commands.add_parser("submit", help="upload a recipe's pipeline to a Kubeflow cluster and start it")
-    _recipe(submit, profile="cpu-cluster")
-    submit.add_argument("--host", default="", help="address of Kubeflow Pipelines, for instance http://localhost:8080")
-    submit.add_argument("--namespace", help="the namespace of a multi-user Kubeflow")
-    submit.add_argument("--image", help="the image of the steps; the profile's by default")
-    submit.add_argument("--wait", action="store_true", help="wait until the run has ended, fail when it has failed")
-    submit.add_argument("--timeout", type=float, default=24 * 3600, help="seconds to wait at most (default: a day)")
-
+    _add_cluster(commands)
     _add_vectors(commands)
     _add_verdicts(commands)
 
@@ -131,6 +147,40 @@ def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         if name == "evaluate":
             step.add_argument("--finetuned", type=Path, nargs="+", required=True, help="outputs of `step finetune`")
             step.add_argument("--fused", type=Path, nargs="*", default=[], help="outputs of `step fuse`")
+
+
+def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = {
+        "submit": "upload a recipe's pipeline to a Kubeflow cluster and start it",
+        "upload": "upload a recipe's pipeline to a Kubeflow cluster, start nothing",
+        "schedule": "have a Kubeflow cluster start a recipe's pipeline by the clock",
+        "watch": "look at a run on a Kubeflow cluster: its steps, and the table at the end",
+    }
+    for name, text in about.items():
+        one = commands.add_parser(
+            name, help=text, description=text, epilog=ON_CLUSTER, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == "watch":
+            one.add_argument("run", help="the run's id, as `submit` prints it")
+        else:
+            _recipe(one, profile="cpu-cluster")
+            one.add_argument("--image", help="the image of the steps; the profile's by default")
+        one.add_argument("--host", default=_HOST, help="Kubeflow Pipelines: http://localhost:8080; KFP_HOST by default")
+        one.add_argument("--namespace", help="the namespace of a multi-user Kubeflow")
+        one.add_argument("--context", help="of kubectl, instead of a host: goes through the Kubernetes API")
+        one.add_argument("--kfp-namespace", default="kubeflow", help="with --context: where Kubeflow Pipelines lives")
+        if name in ("submit", "schedule"):
+            one.add_argument("--experiment", help="groups runs on Kubeflow's pages; the recipe's name by default")
+        if name == "submit":
+            one.add_argument("--run-name", help="recipe, digest of the configuration and time by default")
+            one.add_argument("--wait", action="store_true", help="show the steps until it has ended, then the table")
+        if name in ("submit", "watch"):
+            one.add_argument("--timeout", type=float, default=24 * 3600, help="seconds to wait (default: a day)")
+        if name == "schedule":
+            one.add_argument("--cron", default="", help='"0 3 * * *" is every night at three, UTC')
+            one.add_argument("--name", help="of the recurring run; latefuse-RECIPE by default")
+            one.add_argument("--replace", action="store_true", help="take the place of one that has this name")
+            one.add_argument("--stop", choices=("disable", "delete"), help="end the one of this name, make none")
 
 
 def _add_vectors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

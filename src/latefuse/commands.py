@@ -26,7 +26,10 @@ def call(options: argparse.Namespace) -> int:
         "config": config,
         "plan": plan,
         "compile": compile_,
-        "submit": submit,
+        "submit": on_cluster,
+        "upload": on_cluster,
+        "schedule": on_cluster,
+        "watch": on_cluster,
         "embed": embed,
         "search": search,
         "judge": judge,
@@ -131,7 +134,9 @@ def plan(options: argparse.Namespace) -> int:
     from latefuse.config_prices import load_prices
 
     made = make_plan(settings, load_prices(options.prices), pipelines.specification, asked.tags_allowed(), options.rows)
-    made.problems += asked.missing_there(made.needs, options.host, options.namespace)
+    absent, unchecked = asked.missing_there(made.needs, options.host, options.namespace, options.context)
+    made.problems += absent
+    made.notes += unchecked
     print(text(made))
     return 1 if made.problems else 0
 
@@ -145,17 +150,26 @@ def compile_(options: argparse.Namespace) -> int:
     return 0
 
 
-def submit(options: argparse.Namespace) -> int:
-    """The pipeline on a cluster."""
-    settings = _pinned(_load(options))
+def on_cluster(options: argparse.Namespace) -> int:
+    """The pipeline on a cluster: started, uploaded, started by the clock, or looked at."""
+    if options.command == "schedule" and not (options.cron or options.stop):
+        raise UsageError('when? --cron "0 3 * * *" (CRON=...) is every night at three, UTC; --stop ends a schedule')
+    if options.command == "watch" and not options.run:
+        raise UsageError("which run? latefuse watch ID, or RUN=ID; `submit` has printed it")
+    settings = None if options.command == "watch" else _pinned(_load(options))
     graph = _pipelines("submit")
     from latefuse.cluster.submit import SubmitError
 
     try:
-        return int(graph.submit_pipeline(settings, options))
+        if settings is None:
+            return int(graph.watch_run(options))
+        return int(getattr(graph, f"{options.command}_pipeline")(settings, options))
     except SubmitError as error:
         print(f"latefuse: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nlatefuse: stopped; what the cluster has got so far stays there", file=sys.stderr)
+        return 130
 
 
 def embed(options: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
-"""What tests of TrainJobs share."""
+"""What tests of TrainJobs and of submission share."""
 
 import pytest
 from loopback_kubernetes import kubeconfig, serving
 
-from latefuse.cluster import kubernetes_api, train_job, train_job_logs, train_job_watch
+from latefuse.cluster import kfp_auth, kfp_wait, kubernetes_api, submit, train_job, train_job_logs, train_job_watch
 from latefuse.config import Job
 from latefuse.config_profile import Resources
 from latefuse.config_trainjob import Nodes
@@ -74,3 +74,41 @@ def launch(quick, tmp_path, where, monkeypatch):
         return out, heard
 
     return run
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """No home, no kubeconfig, no pod, and nothing in the environment that says who we are; nobody waits long."""
+    for name in (*kfp_auth.WAYS, *submit.HOSTS, submit.PAGES, "KUBERNETES_SERVICE_HOST", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    monkeypatch.setattr(kfp_auth, "PROJECTED", tmp_path / "no-token")
+    monkeypatch.setattr(kfp_wait, "PAUSE_S", 0.0)
+
+
+DIGESTED = {}
+
+
+@pytest.fixture
+def compiled_once(monkeypatch, tmp_path_factory):
+    """Pipelines of equal configurations are compiled once a session, and sources are digested once: a second each."""
+    from pipelines import submit as sending
+
+    digesting, compiling = sending.arguments, sending.compile_pipeline
+    folder = tmp_path_factory.getbasetemp() / "compiled"
+
+    def once(config, path):
+        kept = folder / f"{config.digest}.yaml"
+        if not kept.exists():
+            compiling(config, kept)
+        path.write_text(kept.read_text())
+        return path
+
+    def digested(config):
+        if config.digest not in DIGESTED:
+            DIGESTED[config.digest] = digesting(config)
+        return dict(DIGESTED[config.digest])
+
+    monkeypatch.setattr(sending, "compile_pipeline", once)
+    monkeypatch.setattr(sending, "arguments", digested)

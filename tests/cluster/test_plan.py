@@ -12,10 +12,10 @@ from latefuse.cluster import asked, images, work
 from latefuse.cluster.durations import rows_read
 from latefuse.cluster.fits import fit, load_of, quantity
 from latefuse.cluster.memory import GIB
-from latefuse.cluster.needs import ClusterError
 from latefuse.cluster.plan import make_plan
 from latefuse.cluster.plan_text import text
 from latefuse.cluster.shapes import shapes_of
+from latefuse.cluster.there import ClusterError
 from latefuse.config_prices import load_prices
 from latefuse.configfile import load
 from latefuse.sections import ConfigError
@@ -232,24 +232,29 @@ class Empty:
 
     where = "nowhere"
 
-    def __init__(self, namespace):
+    def __init__(self, namespace, context):
+        self.namespace = namespace or "kitchen"
         if namespace == "shut":
             raise ClusterError("shut")
 
     def has(self, need):
-        return False
+        return need.kind == "namespace"
 
 
 def test_a_cluster_is_asked_only_when_one_is_named(monkeypatch, tmp_path):
     wanted = planned(SEVEN, "gpu").needs
-    assert asked.missing_there(wanted, cluster=Empty) == []
-    assert "no kubeconfig" in asked.missing_there(wanted, namespace="cooks", cluster=Empty)[0]
+    monkeypatch.setenv("KUBECONFIG", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert asked.missing_there(wanted, cluster=Empty) == ([], [])
+    assert "no kubeconfig" in asked.missing_there(wanted, namespace="cooks", cluster=Empty)[0][0]
+    assert "no kubeconfig" in asked.missing_there(wanted, context="loop", cluster=Empty)[0][0]
     (tmp_path / "config").write_text("{}")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    told = asked.missing_there(wanted, cluster=Empty)
+    told, unchecked = asked.missing_there(wanted, cluster=Empty)
+    assert unchecked == []
     assert len(told) == len(wanted)
     assert "secret 'latefuse-hub' is not in nowhere (asked for by backbone)" in told
-    assert asked.missing_there(wanted, namespace="shut", cluster=Empty) == ["shut"]
+    assert asked.missing_there(wanted, namespace="shut", cluster=Empty) == (["shut"], [])
 
 
 def test_fit_is_the_worst_task_of_a_mix():

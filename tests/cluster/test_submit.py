@@ -5,10 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-from loopback_kfp import Backend, check, serving
+import yaml
+from loopback_kfp import Backend, argo, around, check, serving
 
 from latefuse import cli
-from latefuse.cluster import submit
+from latefuse.cluster import kfp_wait, submit
+from latefuse.cluster.kfp_auth import WAYS
+from latefuse.cluster.node import EvaluateConfig
+from pipelines import submit as sending
 
 SPECS = Path(os.environ.get("LATEFUSE_SPECS", Path(__file__).parents[3] / "shared" / "specs"))
 SWAGGER = SPECS / "kubeflow-pipelines" / "kfp_api_v2beta1.swagger.json"
@@ -16,10 +20,8 @@ RECIPE = "tests/golden/recipe.yaml"
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (submit.TOKEN, submit.COOKIE, "KF_PIPELINES_UI_ENDPOINT", "KF_PIPELINES_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+def _alone(nowhere, compiled_once):
+    pass
 
 
 @pytest.fixture
@@ -27,12 +29,17 @@ def backend():
     return Backend()
 
 
-def send(host, *more):
-    return cli.main(["submit", RECIPE, "--host", host, *more])
+def send(host, *more, command="submit"):
+    return cli.main([command, RECIPE, "--host", host, *more])
 
 
-def test_uploads_starts_prints_the_link_and_waits(backend, capsys, monkeypatch):
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+def uploaded(backend):
+    """The specification in the first package that was sent."""
+    text = backend.packages[0]
+    return next(iter(yaml.safe_load_all(text[text.index("components:") : text.rindex("\r\n--")])))
+
+
+def test_uploads_starts_prints_the_link_and_waits(backend, capsys):
     with serving(backend) as host:
         assert send(host, "--wait", "--image", "registry.example/latefuse:7") == 0
     out = capsys.readouterr().out
@@ -46,6 +53,16 @@ def test_uploads_starts_prints_the_link_and_waits(backend, capsys, monkeypatch):
     assert "finetune-video" in backend.packages[0]
 
 
+def test_experiment_and_run_have_names_given_or_sensible_ones(backend):
+    with serving(backend) as host:
+        assert send(host, "--experiment", "nightly", "--run-name", "with more salt") == 0
+        assert backend.runs["r1"]["display_name"] == "with more salt"
+        assert send(host) == 0
+    assert list(backend.experiments) == ["nightly", "golden"]
+    assert backend.runs["r1"]["display_name"] == backend.versions[1]
+    assert backend.versions[1].startswith("latefuse-golden-")
+
+
 def test_every_request_fits_the_api(backend):
     if not SWAGGER.exists():
         pytest.skip(f"no description of the API at {SWAGGER}")
@@ -53,11 +70,16 @@ def test_every_request_fits_the_api(backend):
     with serving(backend) as host:
         assert send(host, "--wait") == 1
         assert send(host) == 0
+        assert send(host, command="upload") == 0
+        assert send(host, "--cron", "0 3 * * *", command="schedule") == 0
+        assert send(host, "--cron", "0 4 * * *", "--replace", command="schedule") == 0
+        assert send(host, "--stop", "disable", command="schedule") == 0
     swagger = json.loads(SWAGGER.read_text())
     for request in backend.requests:
         check(swagger, request)
     seen = {(one["method"], one["path"].rsplit("/v2beta1", 1)[1]) for one in backend.requests}
     assert {("POST", "/pipelines/upload"), ("POST", "/pipelines/upload_version"), ("POST", "/runs")} <= seen
+    assert {("POST", "/recurringruns"), ("DELETE", "/recurringruns/c1"), ("POST", "/recurringruns/c2:disable")} <= seen
     assert sum(one["path"].endswith("/pipelines/upload") for one in backend.requests) == 1
 
 
@@ -74,6 +96,32 @@ def test_the_check_itself_finds_a_wrong_request(backend):
         check(swagger, {**good, "body": {"nonsense": 1}})
 
 
+def test_an_upload_starts_nothing_and_can_be_started_from_the_page(backend, capsys):
+    with serving(backend) as host:
+        assert send(host, command="upload") == 0
+        assert f"{host}/#/pipelines/details/p1/version/v1" in capsys.readouterr().out
+    assert backend.runs == {}
+    inputs = uploaded(backend)["root"]["inputDefinitions"]["parameters"]
+    assert all(one["isOptional"] and one["defaultValue"] for one in inputs.values())
+    assert len(inputs["finetune_source"]["defaultValue"]) == 16
+
+
+def test_where_there_are_several_users_all_is_theirs(backend, capsys):
+    """The second submission must find the pipeline of the first, which is listed only where the namespace is said."""
+    backend.health = (200, {"multi_user": True})
+    with serving(backend) as host:
+        assert send(host, "--namespace", "cooks") == 0
+        assert send(host, "--namespace", "cooks") == 0
+        assert send(host) == 1
+    assert "--namespace" in capsys.readouterr().err
+    asked = [one for one in backend.requests if one["method"] == "GET" and one["path"].endswith("/pipelines")]
+    assert {one["query"]["namespace"] for one in asked} == {"cooks"}
+    [made] = [one for one in backend.requests if one["path"].endswith("/pipelines/upload")]
+    assert made["query"]["namespace"] == "cooks"
+    [group] = [one for one in backend.requests if one["method"] == "POST" and one["path"].endswith("/experiments")]
+    assert group["body"]["namespace"] == "cooks"
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -81,10 +129,12 @@ def test_the_check_itself_finds_a_wrong_request(backend):
         ({"health": (403, {})}, "KFP_COOKIE"),
         ({"health": (503, {})}, "try later"),
         ({"health": (200, "<html>log in</html>")}, "login"),
+        ({"health": (302, {})}, "login.example"),
         ({"health": (200, {"multi_user": True})}, "--namespace"),
         ({"health": (404, {})}, "404"),
         ({"fail": {"/runs": [400]}}, "planned failure of /runs"),
         ({"fail": {"/upload_version": [500]}}, "try later"),
+        ({"fail": {"/upload_version": [409]}}, "somebody was quicker"),
     ],
 )
 def test_errors_teach(backend, capsys, setting, words):
@@ -109,7 +159,9 @@ def test_an_old_backend_is_named(backend, capsys, monkeypatch):
 
 def test_without_a_host_or_with_a_dead_one(capsys):
     assert send("") == 1
-    assert "KFP_HOST" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "KFP_HOST" in err
+    assert "--context" in err
     assert send("http://127.0.0.1:9") == 1
     assert "can't be reached" in capsys.readouterr().err
 
@@ -119,38 +171,37 @@ def test_a_profile_of_one_machine_is_refused(capsys):
     assert "cpu-cluster" in capsys.readouterr().err
 
 
-def test_the_token_is_sent_and_never_printed(backend, capsys, monkeypatch):
-    backend.token = "eyJhbGciOiJSUzI1NiJ9.c3VibWl0.4b1d"
-    monkeypatch.setenv(submit.TOKEN, backend.token)
-    with serving(backend) as host:
-        assert send(host) == 0
-        monkeypatch.setenv(submit.TOKEN, "eyJhbGciOiJSUzI1NiJ9.d3Jvbmc.77aa")
-        assert send(host) == 1
-    printed = capsys.readouterr()
-    assert "eyJhbGci" not in printed.out + printed.err
-
-
-def test_a_run_that_has_vanished_is_told_from_a_wrong_address(backend, monkeypatch):
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+def test_a_run_that_has_vanished_is_told_from_a_wrong_address(backend):
     backend.fail = {"/runs/r1": [404] * 6}
     with serving(backend) as host, pytest.raises(submit.SubmitError, match=r"knows no run r1 \(404\)") as caught:
-        submit.wait(submit.connect(host), "r1", 60)
+        kfp_wait.wait(submit.connect(host), "r1", 60)
     assert "root" not in str(caught.value)
     backend.health = (404, {})
     with serving(backend) as host, pytest.raises(submit.SubmitError, match="no Kubeflow Pipelines API"):
         submit.connect(host)
 
 
-def test_a_cancelled_run_ends_the_waiting_and_a_stumble_does_not(backend, monkeypatch):
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
-    backend.states = ["RUNNING", "CANCELED"]
-    backend.fail = {"/runs/r1": [503, 502]}
+def test_a_table_from_the_cache_is_looked_for_by_the_settings_that_evaluate_runs_with(backend, capsys, monkeypatch):
+    """The digest that is looked for is the one that the step of the uploaded pipeline will write into its run."""
+    looked = {}
+
+    def table(run_id, page, settings=None, cached=False):
+        looked.update(run=run_id, settings=settings, cached=cached)
+        return "the table"
+
+    monkeypatch.setattr(sending, "table_of_run", table)
+    backend.details = [around(argo("evaluate", "SUCCEEDED", 2, ["SKIPPED"]))]
     with serving(backend) as host:
-        assert submit.wait(submit.connect(host), "r1", 60) == "CANCELED"
+        assert send(host, "--wait") == 0
+    spec = uploaded(backend)
+    config = spec["root"]["dag"]["tasks"]["evaluate"]["inputs"]["parameters"]["config"]["runtimeValue"]["constant"]
+    assert looked == {"run": "r1", "settings": EvaluateConfig.model_validate_json(config).digest, "cached": True}
+    assert capsys.readouterr().out.endswith("run r1: SUCCEEDED\nthe table\n")
 
 
-def test_waiting_has_an_end(backend, monkeypatch):
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
-    backend.states = ["RUNNING"]
-    with serving(backend) as host, pytest.raises(submit.SubmitError, match="--timeout"):
-        submit.wait(submit.connect(host), "r1", timeout_s=0.0)
+@pytest.mark.parametrize("variable", submit.HOSTS)
+def test_the_environment_names_the_host_too(backend, monkeypatch, variable):
+    assert variable not in WAYS
+    with serving(backend) as host:
+        monkeypatch.setenv(variable, host)
+        assert submit.connect().host == host

@@ -221,7 +221,7 @@ def test_an_api_that_stays_away_is_an_error_in_bounded_time(launch):
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(403, "kubectl apply -f deploy/"), (404, "is Kubeflow Trainer 2.2 or newer"), (422, "finds it wrong")],
+    [(403, "kubectl apply -k deploy/"), (404, "is Kubeflow Trainer 2.2 or newer"), (422, "finds it wrong")],
 )
 def test_refusals_teach(launch, status, words):
     cluster = Cluster()

@@ -1,13 +1,16 @@
 """The compiled pipeline: names, order, lists, size, and one golden file per profile."""
 
+import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from latefuse.configfile import load
-from pipelines.compile import compile_pipeline
+from pipelines.compile import compile_pipeline, with_defaults
 
 GOLDEN = Path("tests/golden")
 PROFILES = sorted(path.stem for path in Path("configs/profiles").glob("*.yaml"))
@@ -158,6 +161,50 @@ def test_a_run_id_comes_by_environment_only(compiled):
     assert "runid" not in compiled("local").read_text()
 
 
+@pytest.mark.parametrize("profile", ["cpu-cluster", "gpu", "multinode"])
+def test_parameters_are_what_a_step_reads_and_nothing_that_is_another_one_each_time(profile, compiled):
+    """What the caches are keyed by: configuration, code, fingerprints of the inputs; no run, time, name or server."""
+    spec, platform = documents(compiled(profile))
+    known = {"config", "source", "inputs", "name", "shard", "shards", "base_image"}
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        given = task["inputs"]["parameters"]
+        assert {key for key in given if not key.startswith("pipelinechannel--")} <= known, name
+        assert json.loads(given["config"]["runtimeValue"]["constant"]) is not None
+        if not name.startswith("prepare-shard") and name not in ("prepare", "backbone"):
+            stamp = given["inputs"]["runtimeValue"]["constant"]
+            assert "prepare-Output" in stamp, f"{name}: the fingerprint of the data is no parameter"
+    compiled_in = re.sub(
+        r"evaluat\w+|shards?", "", json.dumps([task["inputs"] for task in spec["root"]["dag"]["tasks"].values()])
+    )
+    assert not re.search(r"runid|run_id|MLFLOW|LATEFUSE_|pipelineJob|ScheduledTime|experiment", compiled_in)
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        [field] = executor["fieldPathAsEnv"]
+        assert field["fieldPath"] == "metadata.labels['pipeline/runid']"
+
+
+def test_defaults_are_all_that_an_uploaded_version_has_more(compiled, tmp_path):
+    given = {"image": "registry.example/x:1", "prepare_source": "0123 4567", "fuse_source": "1.0"}
+    plain = documents(compiled("cpu-cluster"))
+    filled = documents(with_defaults(Path(shutil.copy(compiled("cpu-cluster"), tmp_path / "ir.yaml")), given))
+    inputs = filled[0]["root"]["inputDefinitions"]["parameters"]
+    assert {name: inputs[name].pop("defaultValue") for name in given} == given
+    assert all(inputs[name].pop("isOptional") for name in given)
+    plain[0]["root"]["inputDefinitions"]["parameters"]["image"] = inputs["image"]  # the one with a default before
+    assert filled == plain
+
+
+def test_two_runs_of_one_recipe_give_the_same_parameters(monkeypatch):
+    from pipelines.submit import _given
+
+    config = load(GOLDEN / "recipe.yaml", "cpu-cluster")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "a")
+    first = _given(config)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "b")
+    assert _given(config) == first
+    other = load(GOLDEN / "recipe.yaml", "cpu-cluster", ["train.max_steps=7"])
+    assert (other.digest != config.digest, _given(other)) == (True, first)
+
+
 def test_resources_of_a_profile_reach_the_nodes(compiled):
     executors = documents(compiled("cpu-cluster"))[0]["deploymentSpec"]["executors"]
     assert executors["exec-finetune-image"]["container"]["resources"]["resourceMemoryLimit"] == "8Gi"
@@ -169,6 +216,8 @@ def test_nothing_of_the_environment_is_compiled_in(tmp_path, monkeypatch):
     secrets = {
         "MLFLOW_TRACKING_PASSWORD": "correct-horse-4711",
         "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "KFP_TOKEN": "eyJhbGciOiJSUzI1NiJ9.c3VibWl0.4b1d",
+        "KFP_COOKIE": "authservice_session=MTc2NDAx-c2Vzc2lvbg",
         "HF_TOKEN": "hf_" + "qXw7RtLmPz" * 3,
         "DATABASE_URL": "postgresql://cook:tulip-3345@db.example/food",
     }

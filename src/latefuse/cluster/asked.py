@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from latefuse.cluster.needs import Cluster, ClusterError, Kubernetes, Need, missing, reachable
+from latefuse.cluster.needs import Need
+from latefuse.cluster.there import Cluster, ClusterError, Kubernetes, missing, reachable
 
 ALLOW_TAG = "ALLOW_TAG"
 
@@ -19,10 +20,15 @@ def missing_there(
     wanted: Sequence[Need],
     host: str = "",
     namespace: str | None = None,
-    cluster: Callable[[str | None], Cluster] = Kubernetes,
-) -> list[str]:
-    """A line for everything that is not there. Nothing is asked without a host, a namespace or `KUBECONFIG`."""
+    context: str | None = None,
+    cluster: Callable[[str | None, str | None], Cluster] = Kubernetes,
+) -> tuple[list[str], list[str]]:
+    """A line for everything that is not there, and one for all that could not be looked up.
+
+    Nothing is asked without a host, a namespace, a context or `KUBECONFIG`.
+    """
     told: list[str] = []
+    unchecked: list[str] = []
     if host:
         from latefuse.cluster.submit import SubmitError, connect
 
@@ -30,11 +36,15 @@ def missing_there(
             connect(host, namespace)
         except SubmitError as error:
             told.append(str(error))
-    if wanted and reachable() and (host or namespace or os.environ.get("KUBECONFIG")):
+    if wanted and reachable() and (host or namespace or context or os.environ.get("KUBECONFIG")):
         try:
-            told += missing(wanted, cluster(namespace))
+            absent, unchecked = missing(wanted, cluster(namespace, context))
+            told += absent
         except ClusterError as error:
             told.append(str(error))
-    elif wanted and namespace:
-        told.append(f"namespace {namespace!r} can't be asked: there is no kubeconfig, set KUBECONFIG")
-    return told
+    elif wanted and (namespace or context):
+        named = f"namespace {namespace!r}" if namespace else f"context {context!r}"
+        told.append(f"{named} can't be asked: there is no kubeconfig, set KUBECONFIG")
+    elif wanted and host:
+        unchecked.append("not checked: secrets, claims and accounts, for want of a kubeconfig; set KUBECONFIG")
+    return told, unchecked

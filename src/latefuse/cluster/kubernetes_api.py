@@ -19,7 +19,7 @@ PATIENCE_S = 600.0
 PAUSE_S = 1.0
 REQUEST_S = (10.0, 60.0)
 STREAM_S = (10.0, 300.0)
-RBAC = "kubectl apply -f deploy/ gives what is needed"
+RBAC = "kubectl apply -k deploy/ gives what is needed"
 
 
 class ClusterError(UserError, RuntimeError):

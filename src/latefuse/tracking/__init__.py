@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["Null", "Tracker", "pipeline_run", "replay", "step_run"]
+if TYPE_CHECKING:
+    from latefuse.tracking.read import Measured
+
+__all__ = ["Null", "Tracker", "measured", "pipeline_run", "replay", "step_run"]
 
 
 class Tracker(Protocol):
@@ -91,3 +94,10 @@ def replay(folder: Path, unfinished: str = "FAILED") -> dict[str, int | None]:
     from latefuse.tracking import runs
 
     return runs.replay(Path(folder), unfinished)
+
+
+def measured(pipeline: str, settings: str | None = None) -> Measured | None:
+    """What `evaluate` has measured in a pipeline's run, as MLflow has it; see `latefuse.tracking.read.measured`."""
+    from latefuse.tracking import read
+
+    return read.measured(pipeline, settings)

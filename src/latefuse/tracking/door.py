@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ class Door:
     def sent(self, run_id: str, spool: str) -> int:
         """The number of the last record of `spool` that the run holds."""
         return int(self._call("get_run", run_id).data.tags.get(f"{SENT}.{spool}", 0))
+
+    def tagged(self, tags: Mapping[str, str]) -> list[Any]:
+        """The runs of all experiments that carry these tags, newest first."""
+        experiments = [str(one.experiment_id) for one in self._call("search_experiments")]
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        return list(self._call("search_runs", experiments, filter_string=query, order_by=["start_time DESC"]))
+
+    def text(self, run_id: str, path: str) -> str:
+        """A text file among the artifacts of a run."""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._call("download_artifacts", run_id, path, folder)).read_text(encoding="utf-8")
 
     def close_children(self, parent: str, status: str) -> None:
         """Give the runs below `parent` that still say RUNNING an end."""
