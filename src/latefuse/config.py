@@ -16,6 +16,7 @@ from latefuse.config_personal import Personalise, Recommending
 from latefuse.config_profile import Launcher, Profile
 from latefuse.config_rank import Rank, Ranking, Readings
 from latefuse.config_vectors import Catalogue, Embed, Mining, Retrieval
+from latefuse.config_zero import must_spread
 from latefuse.sections import Section, Share, checked, merged
 
 Modality = Literal["image", "video", "text"]
@@ -308,6 +309,12 @@ class Job(Section):
     deepspeed: str | dict[str, Any] | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     stall_s: float = 900
+
+    @model_validator(mode="after")
+    def _can_be_spread(self) -> Self:
+        for task in self.tasks.values():
+            must_spread(task, self.deepspeed)
+        return self
 
     @property
     def kind(self) -> Kind:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from latefuse.config_trainjob import Nodes
+from latefuse.config_zero import generated
 from latefuse.sections import Section
 
 Step = Literal["prepare", "backbone", "finetune", "fuse", "embed", "evaluate"]
@@ -92,8 +93,9 @@ class Profile(Section):
     """One YAML: where and how big a recipe runs.
 
     processes: of one node. nodes: more than one needs the launcher `trainjob`, under which a Kubeflow TrainJob trains
-    on what steps.finetune says while the pipeline's own node waits on what `driver` says. deepspeed: a file, or what
-    stands in it. `recipe` overrides keys of any recipe (more seeds), `lengthen` multiplies the steps of every task.
+    on what steps.finetune says while the pipeline's own node waits on what `driver` says. deepspeed: `{stage: 2}`, from
+    which `config_zero` makes the file, a file of one's own, or what stands in it. `recipe` overrides keys of any recipe
+    (more seeds), `lengthen` multiplies the steps of every task.
     `side_by_side` is how many nodes a local run has at work at a time; they share the cores. `shards`: `prepare`
     and `embed` as so many nodes, each with an equal part, and one that merges them; what comes out is the same.
     """
@@ -105,7 +107,7 @@ class Profile(Section):
     threads: int | None = Field(None, ge=1)
     side_by_side: int = Field(1, ge=1)
     shards: int = Field(1, ge=1, le=64)
-    deepspeed: str | dict[str, Any] | None = None
+    deepspeed: Annotated[str | dict[str, Any] | None, BeforeValidator(generated)] = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     default: Resources = Resources()
     steps: dict[Step, Resources] = {}

@@ -11,6 +11,7 @@ import yaml
 
 from latefuse.config import Config, Recipe
 from latefuse.config_profile import Profile
+from latefuse.config_zero import must_spread
 from latefuse.sections import ConfigError, checked, merged, nearest
 
 
@@ -28,7 +29,13 @@ def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] 
         if not sep or not key:
             raise ConfigError(f"--set {item!r}: expected key.path=value, for instance train.max_steps=20")
         _assign(raw, key.strip(), value)
-    return Config(recipe=checked(Recipe, raw, Path(recipe)), profile=checked_profile)
+    checked_recipe = checked(Recipe, raw, Path(recipe))
+    for name, task in checked_recipe.variants().items():
+        try:
+            must_spread(task, checked_profile.deepspeed)
+        except ValueError as error:
+            raise ConfigError(f"{profile_path}: deepspeed, with task {name!r} of {recipe}: {error}") from None
+    return Config(recipe=checked_recipe, profile=checked_profile)
 
 
 def _whole(profile: Profile, path: Path) -> Profile:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -11,7 +12,7 @@ from latefuse.cluster.memory import Zero, state
 from latefuse.cluster.shapes import shapes_of, trained
 from latefuse.config import AdapterConfig
 
-pytest.importorskip("deepspeed", reason="DeepSpeed is not installed; the extra `gpu` has it")
+pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed; `dev` has it")
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 4000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,

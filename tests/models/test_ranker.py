@@ -123,6 +123,8 @@ def test_what_is_absent_has_a_vector_of_its_own_and_is_told():
         read.numbers, read.hashed, {**read.vectors, "item picture": (read.vectors["item picture"][0], nothing)}
     )
     torch.testing.assert_close(net(gone), net(some))
+    net(gone).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())  # processes whose rows lack pictures touch the same
     unknown = read.numbers.clone()
     unknown[:, 0] = float("nan")
     found = net(Shown(unknown, read.hashed, read.vectors))

@@ -135,6 +135,32 @@ def test_an_item_that_stands_in_many_pairs_is_encoded_once(setting: Callable[...
     assert batch.labels.tolist() == [1] * 24
 
 
+def test_a_guest_is_encoded_and_changes_neither_loss_nor_what_counts(setting: Callable[..., Setting]) -> None:
+    shop = setting()
+    pairs = embed.examples(shop.data, shop.task, "train", shop.backbone)[:6]
+    guest = pairs[-1].as_guest()
+    plain, joined = (embed.collate(rows, shop.backbone, shop.features) for rows in (pairs[:5], [*pairs[:5], guest]))
+    assert sum(c.items for c in joined.chunks) == sum(c.items for c in plain.chunks) + 2
+    assert joined.rows == plain.rows
+    (first, count), (second, same) = (embed.loss(shop.backbone, batch) for batch in (plain, joined))
+    assert count == same == 10
+    assert float(second.detach()) == pytest.approx(float(first.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["video_llava", "light_conv"])
+def test_two_batches_of_unlike_items_touch_the_same_weights(family: str, setting: Callable[..., Setting]) -> None:
+    shop = setting(family, modality_dropout=0.9)
+    shop.backbone.head.train()
+    pairs = embed.examples(shop.data, shop.task, "train", shop.backbone)
+    touched = []
+    for rows in (pairs[:1], pairs[20:24]):  # of the first one nothing is dropped: each modality is kept once
+        shop.backbone.head.zero_grad()
+        value, _ = embed.loss(shop.backbone, embed.collate([*rows, pairs[40].as_guest()], shop.backbone, shop.features))
+        value.backward()
+        touched.append({n for n, p in shop.backbone.head.named_parameters() if p.grad is not None})
+    assert touched[0] == touched[1] == {name for name, _ in shop.backbone.head.named_parameters()}
+
+
 def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(
     fresh_backbone: Callable[..., Any], data: Dataset
 ) -> None:

@@ -12,6 +12,7 @@ from latefuse.data.dataset import Dataset
 from latefuse.data.errors import MediaError
 from latefuse.models.adapters import attach
 from latefuse.prompts import MediaRef
+from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features, decode, media_key, text_digest, text_key, tower_digest
 
 
@@ -214,3 +215,17 @@ def test_vectors_past_the_memory_bound_are_right_too(
     for _ in range(2):
         torch.testing.assert_close(small.pooled(refs), expected, rtol=1e-5, atol=1e-6)
     assert len(small._vectors) == 1
+
+
+def test_a_spread_tower_is_not_run_by_one_process_alone(data: Dataset, fresh_backbone: Any, tmp_path: Path) -> None:
+    backbone = fresh_backbone()
+    refs = refs_of(data, "image")
+    stored = Features(backbone, data.media, tmp_path)
+    stored.warm(refs[:2], progress=False)
+    next(backbone.model.parameters()).ds_id = 0  # as ZeRO-3 marks what it has spread
+    assert stored.batch(refs[:2]) is not None
+    for features in (stored, Features(backbone, data.media)):
+        with pytest.raises(TrainingError, match=r"under ZeRO-3 .* raise train\.feature_cache_gib, or .* {stage: 2}"):
+            features.pooled(refs[2:])
+    with pytest.raises(TrainingError, match="must be stored before training"):
+        stored.batch(refs)

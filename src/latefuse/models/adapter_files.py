@@ -163,7 +163,8 @@ def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, tuple[in
     for name in config.modules_to_save or ():
         module = model.get_submodule(name)
         module = getattr(module, "original_module", module)
-        shapes |= {f"{PREFIX}{name}.{n}": tuple(p.shape) for n, p in module.named_parameters()}
+        for n, parameter in module.named_parameters():
+            shapes[f"{PREFIX}{name}.{n}"] = tuple(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3's own name
     return shapes
 
 

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -208,19 +208,30 @@ def _switch(layers: Sequence[Any], wanted: Sequence[Sequence[str]], trained: boo
 def parameter_counts(backbone: Backbone) -> tuple[int, int]:
     """How many parameters are trained, and how many there are in all, those of adapter and head among both."""
     parts = (backbone.model,) if backbone.head is None else (backbone.model, backbone.head)
-    return sum(p.numel() for p in backbone.trained()), sum(p.numel() for part in parts for p in part.parameters())
+    return sum(map(_whole_size, backbone.trained())), sum(_whole_size(p) for part in parts for p in part.parameters())
 
 
-def module_digest(model: nn.Module, without: Container[str] = ()) -> str:
+def _whole_size(parameter: nn.Parameter) -> int:
+    """Its numbers, also where ZeRO-3 has left a piece of them here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def module_digest(
+    model: nn.Module,
+    without: Container[str] = (),
+    whole_one: Callable[[Sequence[Tensor]], AbstractContextManager[None]] = lambda one: nullcontext(),
+) -> str:
     """SHA-256 over the base's parameters and buffers, adapters left out: equal before, during and after training.
 
-    without: names of parameters that are left out as well, because they learn.
+    without: names of parameters that are left out as well, because they learn. whole_one: makes one whole, of which a
+    process may hold only a piece.
     """
     whole = hashlib.sha256()
     named = {base_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
     for name in sorted(n for n in named if n is not None and n not in without):
         whole.update(name.encode())
-        whole.update(named[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        with whole_one([named[name]]):
+            whole.update(named[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 
@@ -270,7 +281,7 @@ def save(peft_model: PeftModel, folder: str | Path, card: AdapterCard, name: str
 
 def base_size(model: nn.Module) -> int:
     """How many parameters a model has without its adapters."""
-    return sum(p.numel() for n, p in model.named_parameters() if base_name(n) is not None)
+    return sum(_whole_size(p) for n, p in model.named_parameters() if base_name(n) is not None)
 
 
 def _explicit(peft_model: PeftModel, name: str) -> LoraConfig:

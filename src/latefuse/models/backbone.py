@@ -79,6 +79,11 @@ class Backbone:
         parts = (self.model, self.head) if self.head is not None else (self.model,)
         return [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
 
+    def saved(self) -> list[nn.Parameter]:
+        """Everything that an adapter's folder holds: what learns, and the frozen tables of a head."""
+        own = () if self.head is None else self.head.parameters()
+        return list(dict.fromkeys([*self.trained(), *own]))
+
     def parts(self) -> dict[str, list[str]]:
         """Part ("tower.image", "tower.video", "bridge", "language") -> full names of the linears that count in it."""
         return {part: list(names) for part, names in self._parts.items()}

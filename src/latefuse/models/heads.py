@@ -39,9 +39,9 @@ class EmbedHead(nn.Module):
 
     see: W_c, the raw visual feature (dv) of a modality to the width d. gate: W_g, shared by all views. reduce: W_r, d
     to the served width. drop: of raw features while training. absent: stands for the raw feature of an item without
-    media. learned: vectors that stand in a prompt for a marker or for a field that is not there. scale: logarithm of 1
-    / temperature. words, early: for light backbones, sentence vector and raw visual feature to d; None for language
-    models.
+    media. learned: vectors that stand in a prompt for a marker or for a field that is not there, by `tokens`. scale:
+    (1,) logarithm of 1 / temperature. words, early: for light backbones, sentence vector and raw visual feature to d;
+    None for language models.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class EmbedHead(nn.Module):
         self.absent = nn.Parameter(torch.randn(width) * TOKEN_STD) if fused else None
         self.drop = nn.Dropout(settings.feature_dropout)
         self.reduce = nn.Linear(width, settings.dim, bias=False)
-        self.scale = nn.Parameter(torch.tensor(float(settings.scale)))
-        names = [name for name in LEARNED if self._is_read(name, light=words is not None)]
-        self.learned = nn.ParameterDict({_key(n): nn.Parameter(torch.randn(width) * TOKEN_STD) for n in names})
+        self.scale = nn.Parameter(torch.tensor([float(settings.scale)]))  # DeepSpeed can't send a scalar
+        self.tokens = [name for name in LEARNED if self._is_read(name, light=words is not None)]
+        self.learned = nn.ParameterDict({_key(n): nn.Parameter(torch.randn(width) * TOKEN_STD) for n in self.tokens})
         in_words = words is not None and "text" in self.inputs
         self.words = nn.Linear(words or 1, width, bias=False) if in_words else None
         early = media if words is not None and settings.prompt != "none" else []

@@ -111,13 +111,14 @@ class Ranker(nn.Module):
         key, absent = _key(name), place < 0
         if self.training and self.settings.absence:
             absent = absent | (torch.rand(len(place), device=place.device) < self.settings.absence)
-        rows = self.absent[key].expand(len(place), -1)
-        if len(distinct):
-            scaled = (distinct - getattr(self, f"centre_{key}")) / getattr(self, f"spread_{key}")
-            if self.settings.components is not None:
-                scaled = scaled @ getattr(self, f"basis_{key}")
-            made = F.normalize(self.norm[key](self.project[key](scaled)), dim=-1)
-            rows = torch.where(absent[:, None], F.normalize(rows, dim=-1), made[place.clamp(min=0)])
+        if not len(distinct):  # one that no row shows: processes agree on what they touch, whatever their rows lack
+            distinct = distinct.new_zeros(1, self.inputs.vectors[name])
+        scaled = (distinct - getattr(self, f"centre_{key}")) / getattr(self, f"spread_{key}")
+        if self.settings.components is not None:
+            scaled = scaled @ getattr(self, f"basis_{key}")
+        made = F.normalize(self.norm[key](self.project[key](scaled)), dim=-1)
+        rows = F.normalize(self.absent[key], dim=-1).expand(len(place), -1)
+        rows = torch.where(absent[:, None], rows, made[place.clamp(min=0)])
         return F.normalize(rows, dim=-1), absent
 
     def _embedded(self, name: str, values: Tensor, offsets: Tensor) -> Tensor:

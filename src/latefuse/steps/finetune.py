@@ -64,7 +64,7 @@ def run(
         lambda values, step: tracker.metrics(values, step),
         bound_to=data.fingerprint,
     )
-    with gathered(base.model):
+    with gathered(base.saved()):
         card = kind.save(base, out / "adapter", _card(job, data, base, learned)) if world.first else None
     world.wait()
     result = {

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from latefuse.config import Modality, Task
 from latefuse.data.dataset import Dataset
@@ -62,6 +62,10 @@ class Example:
     def identity(self) -> list[Any]:
         """What the weights at the end of a training depend on."""
         return [self.input_ids, self.labels, [ref.path for ref in self.media]]
+
+    def as_guest(self) -> Self:
+        """The same row without anything to learn."""
+        return replace(self, labels=[IGNORE] * len(self.labels))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from latefuse.tasks.item_vectors import head_of, warm_items
 from latefuse.tasks.views import Chunk, Views, viewer, words_of
 from latefuse.training.batching import shuffled_steps
 from latefuse.training.contrast import cached, view_loss
-from latefuse.training.distributed import TrainingError, is_sharded
+from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
 
 LEFT_OUT_LIMIT = 0.5
@@ -46,6 +46,7 @@ class Pair:
     """Two items that belong together.
 
     content: what each of them shows, equal for items that show the same. log_q: how often each stands in the pairs.
+    guest: both are encoded, and nothing is learned of them.
     """
 
     row: str
@@ -53,6 +54,7 @@ class Pair:
     b: Item
     content: tuple[int, int]
     log_q: tuple[float, float] = (0.0, 0.0)
+    guest: bool = False
 
     @property
     def tokens(self) -> int:
@@ -79,6 +81,10 @@ class Pair:
         """What the weights at the end depend on."""
         return [self.row, *self.content]
 
+    def as_guest(self) -> Pair:
+        """The pair as items of which no row of the loss is made."""
+        return replace(self, guest=True)
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -91,7 +97,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Batch:
-    """Distinct items in chunks, and the pairs as places in them.
+    """Distinct items in chunks, and the pairs as places in them; at places that no pair names stand guests.
 
     a, b: (B,) places in the chunks one after the other. content: (items,) equal for items that show the same. log_q:
     (items,) log of the share of all pair ends that an item is. labels: (2B,) of ones: the rows that count in the mean.
@@ -206,8 +212,13 @@ def steps(rows: Sequence[Pair], train: Train, seed: int, parts: int) -> list[lis
 
 
 def collate(rows: Sequence[Pair], backbone: Backbone, features: Features) -> Batch:
-    """One batch: every distinct item once, in chunks; a training item may lose a modality (modality dropout)."""
+    """One batch: every distinct item once, in chunks; a training item may lose a modality (modality dropout).
+
+    Items of guests stand behind them, as they are.
+    """
     head = head_of(backbone)
+    guests = [item for row in rows if row.guest for item in (row.a, row.b)]
+    rows = [row for row in rows if not row.guest]
     places: dict[str, int] = {}
     shown: list[Item] = []
     content: list[int] = []
@@ -220,8 +231,8 @@ def collate(rows: Sequence[Pair], backbone: Backbone, features: Features) -> Bat
                 content.append(code)
                 log_q.append(share)
     if head.training:
-        draw = random.Random("/".join(row.row for row in rows))
-        shown = [_dropped(item, head, draw) for item in shown]
+        shown = _thinned(shown, head, random.Random("/".join(row.row for row in rows)))
+    shown += guests
     size = head.settings.chunk or len(shown)
     show = viewer(backbone).prepare
     return Batch(
@@ -235,9 +246,23 @@ def collate(rows: Sequence[Pair], backbone: Backbone, features: Features) -> Bat
     )
 
 
+def _thinned(items: Sequence[Item], head: EmbedHead, draw: random.Random) -> list[Item]:
+    """The items, some without a modality; the first that has one keeps it, so that each batch touches what reads it."""
+    found, there = list[Item](), set[Modality]()
+    for item in items:
+        left = _dropped(item, head, draw)
+        found.append(left if set(_has(item, head)) <= there | set(_has(left, head)) else item)
+        there |= set(_has(found[-1], head))
+    return found
+
+
+def _has(item: Item, head: EmbedHead) -> list[Modality]:
+    return [modality for modality in head.inputs if readable(item, (modality,))]
+
+
 def _dropped(item: Item, head: EmbedHead, draw: random.Random) -> Item:
     """The item, or now and then the item without one of the modalities that it has, never without all."""
-    has = [modality for modality in head.inputs if readable(item, (modality,))]
+    has = _has(item, head)
     if len(has) < 2 or draw.random() >= head.settings.modality_dropout:
         return item
     return without(item, draw.choice(has))
@@ -255,8 +280,6 @@ def loss(backbone: Backbone, batch: Batch) -> tuple[Tensor, int]:
 
     The loss is the weighted mean over the views, 9 to 1 (NoteLLM-2, section 4.4); see `view_loss` for the shares.
     """
-    if is_sharded(backbone.model):
-        raise TrainingError("item embeddings need whole weights in every process: take ZeRO-2, not ZeRO-3")
     head, encode = head_of(backbone), viewer(backbone).encode
     objective = partial(_objective, head, batch)
     if len(batch.chunks) == 1:

@@ -229,14 +229,16 @@ def _has(items: Sequence[Item], modality: Any) -> Tensor:
 @contextmanager
 def _written_over(embedding: nn.Module, learned: Sequence[tuple[int, int, str]], head: EmbedHead) -> Iterator[None]:
     """Inside, the embedding gives the head's learned vectors at these places of its next batch."""
-    if not learned:
+    if not head.learned:
         yield
         return
-    rows, columns = ([place[k] for place in learned] for k in (0, 1))
-    vectors = torch.stack([head.token(name) for _, _, name in learned])
+    rows, columns = (torch.tensor([place[k] for place in learned], dtype=torch.long) for k in (0, 1))
+    # All of them are read in every batch, also those that stand nowhere in it: processes then agree on what they touch.
+    table = torch.stack([head.token(name) for name in head.tokens])
+    vectors = table[torch.tensor([head.tokens.index(name) for _, _, name in learned], dtype=torch.long)]
 
     def put(module: nn.Module, given: Any, out: Tensor) -> Tensor:
-        return out.index_put((torch.tensor(rows), torch.tensor(columns)), vectors.to(out.device, out.dtype))
+        return out.index_put((rows, columns), vectors.to(out.device, out.dtype))
 
     handle = embedding.register_forward_hook(put)
     try:

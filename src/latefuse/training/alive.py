@@ -126,8 +126,7 @@ def _hang(places: Mapping[int, tuple[str, bool]], folder: Path, stall_s: float) 
 
 def _place(folder: Path, rank: int, text: str) -> tuple[str, bool]:
     """Where the main thread of a rank stood, and whether it waited for the others."""
-    said = _said(folder, rank)
-    frames = _frames(text, str(said.get("main", "")))
+    frames = _frames(text, str(said(folder, rank).get("main", "")))
     if not frames:
         return "an unknown place (it left no stack)", False
     ours = (frame for frame in frames if "/lib/python" not in frame[0] and not frame[0].startswith("<"))
@@ -149,14 +148,15 @@ def _frames(text: str, main: str) -> list[tuple[str, int, str]]:
     return frames
 
 
-def _said(folder: Path, rank: int) -> dict[str, Any]:
+def said(folder: Path, rank: int) -> dict[str, Any]:
+    """pid and step of a rank as it has last told them; empty where it has not."""
     try:
-        said: dict[str, Any] = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
+        told: dict[str, Any] = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return said
+    return told
 
 
 def _step(folder: Path, rank: int) -> str:
-    step = _said(folder, rank).get("step")
+    step = said(folder, rank).get("step")
     return "" if step is None else f" in step {step}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latefuse.config import Job, Train
 from latefuse.errors import UserError
@@ -51,7 +51,7 @@ def micro_batch(train: Train, world: int) -> int:
     parts = train.accumulation * world
     if train.batch_size % parts:
         raise TrainingError(
-            f"train.batch_size={train.batch_size} can't be split into accumulation={train.accumulation} x {world} "
+            f"train.batch_size={train.batch_size} is no micro-batch x accumulation={train.accumulation} x {world} "
             f"process(es): choose a multiple of {parts}"
         )
     return train.batch_size // parts
@@ -124,12 +124,13 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
-    """Inside, the trained weights are whole in every process."""
-    if not is_sharded(model):
+def gathered(trained: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, these weights are whole in every process."""
+    spread = [parameter for parameter in trained if hasattr(parameter, "ds_id")]
+    if not spread:
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters([p for p in model.parameters() if p.requires_grad]):
+    with deepspeed.zero.GatheredParameters(spread):
         yield

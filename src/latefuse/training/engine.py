@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,76 +20,24 @@ from latefuse.config import Job, Train
 from latefuse.models.adapters import module_digest, parameter_counts
 from latefuse.models.backbone import Backbone
 from latefuse.tasks import get
+from latefuse.training.adagrad import Adagrad
 from latefuse.training.checkpoints import MarkComplete, newest_complete, remove_incomplete
 from latefuse.training.distributed import (
     TrainingError,
     World,
     deepspeed_config,
-    is_sharded,
+    gathered,
     micro_batch,
     prepare_process,
 )
 from latefuse.training.features import Features
+from latefuse.training.learner import Learner
 from latefuse.training.schedule import Columnar, Row, Schedule, epochs, losses, schedule, taken
 from latefuse.training.watch import Beat, Progress, SparseAside, WatchGradients
 
 OPTIMISERS = {"rank": "adagrad"}
 """Adagrad takes the sparse gradients of large tables, and is what DLRM trains with (arXiv 1906.00091, section 4)."""
 OnLog = Callable[[dict[str, float], int], None]
-
-
-class Landed(NamedTuple):
-    """What the Trainer asks of a loaded state: here always nothing missing and nothing left over."""
-
-    missing_keys: tuple[str, ...] = ()
-    unexpected_keys: tuple[str, ...] = ()
-
-
-class Learner(nn.Module):
-    """A backbone with adapter and head as the Trainer sees it: a batch in, the summed loss over what is learned out.
-
-    Its state is what is trained and nothing else, so that checkpoints stay small.
-    """
-
-    accepts_loss_kwargs = True  # the Trainer then counts what is learned in a whole step, over all processes
-
-    def __init__(self, backbone: Backbone, kind: str) -> None:
-        super().__init__()
-        self.model = backbone.model
-        self.head = backbone.head
-        self.backbone = backbone
-        self.task = get(kind)
-        self.model.train()
-        self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def train(self, mode: bool = True) -> Learner:
-        """The Trainer asks for it at every step; only a change goes through all modules."""
-        return super().train(mode) if mode is not self.training else self
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Of what has gradients: the adapter, not every weight of a frozen backbone."""
-        for parameter in self.trained:
-            parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
-
-    def forward(self, **batch: Any) -> Tensor:
-        """Summed loss in nats, a scalar."""
-        total, _ = self.task.loss(self.backbone, self.task.Batch(**batch))
-        return torch.as_tensor(total)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch has overloads
-        """The trained parameters only."""
-        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take in exactly the trained parameters. Raises TrainingError on one too few, too many, or misshapen."""
-        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        wrong = sorted(set(own) ^ set(state_dict)) or [n for n, p in own.items() if p.shape != state_dict[n].shape]
-        if wrong:
-            raise TrainingError(f"checkpoint: {len(wrong)} tensor(s) do not fit the adapter: {', '.join(wrong[:3])}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state_dict[name])
-        return Landed()
 
 
 class Order:
@@ -168,7 +116,8 @@ def train(
     frozen = module_digest(backbone.model, backbone.whole)
     kind = job.kind
     report = Progress(todo, on_log, world.first)
-    trainer = _trainer(Learner(backbone, kind), job, todo, world, out / "checkpoints", features)
+    learner = Learner(backbone, kind, several=len(todo.groups) > 1 or kind == "embed")
+    trainer = _trainer(learner, job, todo, world, out / "checkpoints", features)
     for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), Beat(), report):
         trainer.add_callback(callback)
     encoded = sum(
@@ -177,10 +126,8 @@ def train(
     world.wait()
     resumed = _resume(out / "checkpoints", key, world)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    backbone.model.eval()
-    if backbone.head is not None:
-        backbone.head.eval()
-    if not is_sharded(backbone.model) and module_digest(backbone.model, backbone.whole) != frozen:
+    learner.eval()
+    if module_digest(backbone.model, backbone.whole, gathered) != frozen:
         raise TrainingError("a weight of the frozen backbone has moved in training: the adapter is not saved")
     trained, total = parameter_counts(backbone)
     history = list(losses(trainer.state.log_history))
@@ -199,7 +146,7 @@ def train(
         "losses": [loss for _, loss in history],
         "loss_steps": [step for step, _ in history],
         "frozen_digest": frozen,
-        **final_loss(backbone, kind, valid, features),
+        **learner.whole(lambda: final_loss(backbone, kind, valid, features)),
     }
 
 
@@ -228,7 +175,8 @@ def _trainer(
     def collate(rows: list[Row]) -> dict[str, Any]:
         return vars(learner.task.collate(rows, learner.backbone, features))
 
-    order = Order(todo.micro_batches(world.size, world.rank), micro_batch(todo.train, world.size))
+    own = {"optimizer_cls_and_kwargs": (Adagrad, {"lr": todo.train.lr})} if job.deepspeed and job.kind == "rank" else {}
+    order = Order(todo.micro_batches(world.size, world.rank, bool(job.deepspeed)), micro_batch(todo.train, world.size))
     trainer = OrderedTrainer(
         order,
         SparseAside(learner.trained),
@@ -236,6 +184,7 @@ def _trainer(
         args=arguments,
         train_dataset=_Rows(todo.rows),
         data_collator=collate,
+        **own,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -25,6 +25,7 @@ from latefuse.config import MediaLimits
 from latefuse.data.media import MediaError, open_image, read_frames
 from latefuse.models.backbone import Backbone, MediaBatch
 from latefuse.prompts import MediaRef
+from latefuse.training.distributed import TrainingError, is_sharded
 from latefuse.training.store import FeatureCache
 
 __all__ = ["FeatureCache", "Features", "decode", "media_key", "text_digest", "text_key", "tower_digest"]
@@ -164,6 +165,7 @@ class Features:
         return torch.stack([found[f"pooled-{media_key(ref)}"] for ref in refs])
 
     def _pool_pixels(self, refs: Sequence[MediaRef], modality: str) -> Tensor:
+        self._must_be_whole()
         found = []
         for start in range(0, len(refs), ENCODED):
             pixels = self._pixels(refs[start : start + ENCODED], modality)
@@ -188,6 +190,7 @@ class Features:
     def text(self, texts: Sequence[str]) -> Tensor:
         """Sentence vectors (n, dt) of a light backbone, on the CPU: stored ones where `warm_text` has made them."""
         if self.root is None:
+            self._must_be_whole()
             return self.backbone.encode_text(texts).cpu()
         keys = {text_key(text): text for text in texts}
         found = self._remembered(keys, lambda wanted: self._read_texts({key: keys[key] for key in wanted}))
@@ -201,6 +204,7 @@ class Features:
                 found[key] = _tensor(np.array(store.get(key)), dtype)
         missing = [key for key in wanted if key not in found]
         if missing:
+            self._must_be_whole()
             fresh = self.backbone.encode_text([wanted[key] for key in missing]).cpu()
             found.update(zip(missing, fresh, strict=True))
         return torch.stack([found[key] for key in wanted])
@@ -269,7 +273,17 @@ class Features:
     def _decode(self, ref: MediaRef) -> list[Image.Image]:
         return decode(ref, self.locate, self.backbone.frames, self.limits)
 
+    def _must_be_whole(self) -> None:
+        """Raise TrainingError under ZeRO-3, where a tower that one process runs by itself waits for all others."""
+        if is_sharded(self.backbone.model):
+            raise TrainingError(
+                "under ZeRO-3 frozen features must be stored before training begins, and one is not: set "
+                "train.feature_cache: true and raise train.feature_cache_gib, or take deepspeed: {stage: 2}"
+            )
+
     def _encoder(self, modality: str) -> Callable[[list[Any]], np.ndarray[Any, Any]]:
+        self._must_be_whole()
+
         def encode(media: list[Any]) -> np.ndarray[Any, Any]:
             pixels = self.backbone.pixels(list(chain.from_iterable(media)), modality)
             return _array(self.backbone.encode_media(pixels, modality))

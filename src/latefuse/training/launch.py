@@ -1,4 +1,4 @@
-"""One step in several processes of this machine: torchrun, with the first process's numbers read back."""
+"""One step in several processes of this machine, under torchrun or DeepSpeed's launcher: its numbers are read back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from latefuse.config import Job
-from latefuse.training import alive, ranks
+from latefuse.training import alive, ranks, ranks_deepspeed
 from latefuse.training.distributed import TrainingError
 
 OnLog = Callable[[dict[str, float], int], None]
@@ -33,16 +33,18 @@ def must_launch(job: Job) -> bool:
 
 
 def launch(module: str, request: Mapping[str, Any], job: Job, folder: Path, on_log: OnLog) -> None:
-    """Run `python -m module request.json` in `job.processes` processes under torchrun and wait for all of them.
+    """Run `python -m module request.json` in `job.processes` processes under the job's launcher, torchrun or
+    DeepSpeed's own, and wait for all of them.
 
     The first process appends its numbers to `folder/log.jsonl`, from where they reach on_log. Whatever ends this
     process ends the others. Raises TrainingError, which names the rank and why, when one of them fails or hangs.
     """
     asked, lines = written(request, folder)
     threads = str(job.threads or max(1, (os.cpu_count() or 1) // job.processes))
-    command = [sys.executable, "-m", ranks.__name__, "--standalone", f"--nproc-per-node={job.processes}"]
+    torchrun = [ranks.__name__, "--standalone", f"--nproc-per-node={job.processes}", "-m"]
+    deepspeed = [ranks_deepspeed.__name__, str(job.processes)]
     child = subprocess.Popen(
-        [*command, "-m", module, str(asked)],
+        [sys.executable, "-m", *(deepspeed if job.launcher == "deepspeed" else torchrun), module, str(asked)],
         env={**os.environ, "OMP_NUM_THREADS": threads},
         preexec_fn=_end_with_parent,
     )
@@ -56,7 +58,7 @@ def launch(module: str, request: Mapping[str, Any], job: Job, folder: Path, on_l
     forward(lines, read, on_log)
     if child.returncode:
         why = alive.cause(folder / ranks.RANKS, job.stall_s)
-        raise TrainingError(why or f"torchrun ended with code {child.returncode}; it says why above")
+        raise TrainingError(why or f"{job.launcher} ended with code {child.returncode}; it says why above")
 
 
 def written(request: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:

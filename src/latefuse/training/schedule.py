@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,14 @@ class Row(Protocol):
     def media(self) -> tuple[MediaRef, ...]: ...
     @property
     def identity(self) -> list[Any]: ...
+
+
+class Guest(Row, Protocol):
+    """A row of a kind whose rows do not all touch the same parts."""
+
+    def as_guest(self) -> Row:
+        """The row as one that is read like any other and from which nothing is learned."""
+        ...
 
 
 class Columnar(Sequence[Row], ABC):
@@ -94,11 +103,35 @@ class Schedule:
         """The kinds of batches that occur, by modality."""
         return {self.rows[step.rows[0]].group for step in self.steps}
 
-    def micro_batches(self, world: int, rank: int) -> list[list[int]]:
-        """What one process reads, in order: for every step, one micro-batch per accumulation."""
+    def micro_batches(self, world: int, rank: int, alike: bool = False) -> list[list[int]]:
+        """What one process reads, in order: for every step, one micro-batch per accumulation.
+
+        alike: each holds every modality that another process reads at that moment, by guests where its own rows have
+        none of it; `~number` is row `number` as a guest.
+        """
         parts = self.train.accumulation * world
-        cut = (micro_batches(step.rows, parts) for step in self.steps)
-        return [batch for batches in cut for batch in batches[rank::world]]
+        found: list[list[int]] = []
+        for step in self.steps:
+            cut = micro_batches(step.rows, parts)
+            for start in range(0, parts, world):
+                together = cut[start : start + world]
+                found.append([*together[rank], *(self._guests(together, together[rank]) if alike else ())])
+        return found
+
+    def _guests(self, together: Sequence[Sequence[int]], own: Sequence[int]) -> list[int]:
+        """Of each modality that another process reads and this one does not, its shortest row as `~number`."""
+        if isinstance(self.rows, Columnar):  # such rows all touch the same parts
+            return []
+        lacking = self._read(chain.from_iterable(together)) - self._read(own)
+        if not lacking:
+            return []
+        others = sorted(chain.from_iterable(together), key=lambda row: self.rows[row].tokens)
+        first = (next(row for row in others if modality in self._read([row])) for modality in sorted(lacking))
+        return [~row for row in dict.fromkeys(first)]
+
+    def _read(self, rows: Iterable[int]) -> set[str]:
+        """The media that rows are read with; words all of them have."""
+        return {modality for row in rows for modality in self.rows[row].group.split("+")} - {"text"}
 
     def key(self, *bound_to: str) -> str:
         """A digest of everything that the weights at the end depend on, with what else the caller names."""
@@ -141,8 +174,10 @@ def identities(rows: Sequence[Row]) -> str:
 
 
 def taken(rows: Sequence[Row], numbers: Sequence[int]) -> Sequence[Row]:
-    """Some of the rows, in that order; rows that are columns stay columns."""
-    return rows.take(numbers) if isinstance(rows, Columnar) else [rows[number] for number in numbers]
+    """Some of the rows, in that order, `~number` as a guest; rows that are columns stay columns, and have no guests."""
+    if isinstance(rows, Columnar):
+        return rows.take(numbers)
+    return [rows[number] if number >= 0 else cast(Guest, rows[~number]).as_guest() for number in numbers]
 
 
 def check_batches(job: Job, world: int) -> Train:
