@@ -41,7 +41,12 @@ def builder(texts: dict[str, str]) -> Any:
     def build(config: Any) -> Any:
         @dsl.pipeline(name="latefuse-small")
         def pipeline(
-            prepare_source: str, backbone_source: str, finetune_source: str, fuse_source: str, evaluate_source: str
+            prepare_source: str,
+            backbone_source: str,
+            finetune_source: str,
+            fuse_source: str,
+            embed_source: str,
+            evaluate_source: str,
         ) -> None:
             arms = [
                 node(small, f"finetune-{key}", name=f"finetune-{key}", config=text, source=finetune_source, inputs="x")
