@@ -104,7 +104,7 @@ def test_free_beams_stand_beside_those_over_items(metrics: dict[str, float], mea
     page = (measured / "report.html").read_text()
     assert f"write items in {100 * shares['valid']:.1f}% of answers" in page
     assert "none shows its target, anything later or held out" in page
-    assert re.search(r"of \d+, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
+    assert re.search(r"of 66, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
 
 
 def test_the_report_stands_alone_and_tells_every_template(measured: Path) -> None:

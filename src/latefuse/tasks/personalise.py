@@ -303,15 +303,20 @@ def next_items(
 
 
 def _search(backbone: Backbone, prompted: Prompted, may: Allowed, most: int, beams: int) -> Found:
-    """Behind prompts of one family: what the decoder writes goes through the bottlenecks of that family."""
-    network = personal.network_of(backbone)
-    among_items = network.settings.compare == "items"
+    """Behind prompts of one family."""
+    among_items = personal.network_of(backbone).settings.compare == "items"
     if backbone.seq2seq is None:
         return search(Beams(backbone, prompted), may, most, beams, among_items)
-    states = encode(backbone, prompted).last_hidden_state
+    return item_beams(backbone.seq2seq, _read(backbone, prompted), prompted.mask, may, most, beams, among_items)
+
+
+def _read(backbone: Backbone, prompted: Prompted) -> Tensor:
+    """States (B, L, d) of prompts of one family: all that the decoder writes goes through that family's bottlenecks."""
+    states: Tensor = encode(backbone, prompted).last_hidden_state
+    network = personal.network_of(backbone)
     if network.bottlenecks is not None and prompted.family is not None:
         network.bottlenecks.kind = prompted.family[:1]
-    return item_beams(backbone.seq2seq, states, prompted.mask, may, most, beams, among_items)
+    return states
 
 
 def free_items(
@@ -329,7 +334,7 @@ def free_items(
     desk, items, shares = rows.desk, [], []
     beams = max(most, desk.settings.beams)
     for some, part in _parts(backbone, rows, features, batch_size):
-        states = encode(backbone, part).last_hidden_state
+        states = _read(backbone, part)
         may = allowed(desk.trie, len(some), never=desk.had(rows.columns.take(np.array(some))))
         found = free_beams(backbone.seq2seq, states, part.mask, may, most, beams, desk.trie.find)
         items.append(found.items.cpu())
