@@ -134,11 +134,18 @@ class Rows(Columnar):
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a split, and how many are left out, by reason. cut: rows of whose history not all is read."""
+    """The rows of a split, and how many are left out, by reason."""
 
     examples: Rows
     left_out: dict[str, int]
-    cut: int = 0
+
+    @property
+    def cut(self) -> int:
+        """Rows of whose history not all is read. Raises RuntimeError before `warm`, which knows what items are
+        called."""
+        rows = self.examples.columns
+        shown = np.array(["history" in template_of(name).slots for name in names()])[rows.template]
+        return self.examples.desk.cut(rows.take(np.flatnonzero(shown)))
 
 
 @dataclass(frozen=True)
@@ -194,26 +201,18 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     """
     desk = open_desk(dataset, task, backbone)
     if split == "train":
-        drawn = _epochs(desk, task.train.max_steps * task.train.batch_size)
-        return Selection(drawn, {}, _longer(drawn, task))
+        return Selection(_epochs(desk, task.train.max_steps * task.train.batch_size), {})
     found = [asked(desk, family(name).seen, split) for name in desk.source.families]
     rows = Rows(desk, personal_rows.joined([one.columns for one in found]))
     if not len(rows) and needed:
         raise DataError(f"{dataset.path}: no user and no review in split {split!r} of scheme 'loo'")
-    return Selection(rows, {}, _longer(rows, task))
+    return Selection(rows, {})
 
 
 def asked(desk: Desk, template: str, split: str) -> Rows:
     """What a template asks of a held-out split; the stored candidates where it shows some."""
     lists = desk.candidates(split) if "candidates" in template_of(template).slots else None
     return Rows(desk, desk.source.held_out(template, split, lists))
-
-
-def _longer(rows: Rows, task: Task) -> int:
-    """Rows of whose history not all is read, by `personalise.history`; what `max_tokens` cuts is known of prompts."""
-    most, lengths = settings_of(task).history, rows.columns.end - rows.columns.begin
-    shown = np.array(["history" in template_of(name).slots for name in names()])[rows.columns.template]
-    return 0 if most is None else int((shown & (lengths > most)).sum())
 
 
 def _epochs(desk: Desk, least: int) -> Rows:
