@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -210,8 +211,10 @@ def test_histories_of_items_that_the_catalogue_lacks_are_refused_and_counted(tmp
     tables = {"items": {"file": "items.csv"}, "events": {"file": "events.csv"}}
     raw = {"source": "manifest", "path": str(tmp_path), "splits": {"scheme": "loo"}, "options": {"tables": tables},
            "leaks": {"on_leak": "report"}}  # fmt: skip
-    with pytest.raises(DataError, match=r"unknown|quarantine"):
+    with pytest.raises(DataError, match=r"4 of 19 rows of 'events' .*4 dangling-reference"):
         prepare.run(Data.model_validate(raw), tmp_path / "out", Null(), workdir=tmp_path / "w")
+    refused = pl.read_parquet(tmp_path / "out" / "quarantine.parquet").row(0, named=True)
+    assert (refused["line"], refused["detail"]) == ("events.csv:17", "item 'x0' is not among the items")
     found = prepare.run(
         Data.model_validate({**raw, "quarantine_budget": 0.5}), tmp_path / "out", Null(), workdir=tmp_path / "w"
     )
