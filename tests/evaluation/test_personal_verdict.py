@@ -9,7 +9,7 @@ from made_up_personal import METRICS, REDRAW, SAID, TRUE, N, arm, explained, fou
 from latefuse.evaluation.intervals import Estimate
 from latefuse.evaluation.personal_summary import summarise
 from latefuse.evaluation.personal_verdict import explained as of_explanations
-from latefuse.evaluation.personal_verdict import next_items, unseen
+from latefuse.evaluation.personal_verdict import next_items, renumbered, unseen
 from latefuse.evaluation.verdict import Sentence
 
 
@@ -39,6 +39,14 @@ def test_numbers_that_tell_the_future_come_first() -> None:
     said = next_items(summary({"highest + 1": 0.2}))
     one = _one(said, "Item numbers tell the future, so nothing here counts")
     assert (one.tone, one.first) == ("bad", True)
+
+
+def test_other_numbers_of_items_should_change_nothing() -> None:
+    same = renumbered(summary({"other-numbers": 0.25}), ["other-numbers"])
+    assert _one(same, "Which numbers items have is not shown to matter", "both minus other-numbers").tone == "good"
+    worse = renumbered(summary({"other-numbers": 0.1}), ["other-numbers"])
+    assert _one(worse, "Which numbers items have changes what is found", "+1", "more seeds").tone == "bad"
+    assert renumbered(summary(), []) == []
 
 
 def test_a_sample_that_turns_the_order_round() -> None:
@@ -87,5 +95,5 @@ def test_without_intervals_nothing_is_decided(few: dict[str, int]) -> None:
     from latefuse.evaluation.redraw import Redraw
 
     redraw = Redraw(np.arange(N) % few.get("users", 300), Bootstrap(draws=50, min_rows=few.get("min_rows", 50)))
-    said = next_items(summary(redraw=redraw), ["shuffled"])
+    said = next_items(summary(redraw=redraw), ["shuffled"]) + renumbered(summary(redraw=redraw), ["shuffled"])
     assert all(one.tone == "open" for one in said)

@@ -26,6 +26,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "both": {"modality": ["text", "image"], "personalise": {"k": 2, **SHARED}},
     "text-only": {"modality": ["text"], "personalise": {"k": 0, **SHARED}},
     "shuffled": {"modality": ["text", "image"], "personalise": {"k": 2, "shuffled": True, **SHARED}},
+    "other-numbers": {"modality": ["text", "image"], "personalise": {"k": 2, "ids_seed": 1, **SHARED}},
 }
 TEMPLATES = ["A-3", "A-9", "B-5", "B-8", "C-3", "C-12"]
 
@@ -37,7 +38,7 @@ def measured(backbone_folder: Callable[..., Path], tmp_path_factory: pytest.Temp
     train = {"max_steps": 2, "batch_size": 8, "lr": 0.003}
     tasks = {name: Task.model_validate({"kind": "personalise", "train": train, **arm}) for name, arm in ARMS.items()}
     folders = []
-    for name, seed in (("both", 0), ("both", 1), ("text-only", 0), ("shuffled", 0)):
+    for name, seed in (("both", 0), ("both", 1), ("text-only", 0), ("shuffled", 0), ("other-numbers", 0)):
         folders.append(out / f"{name}-{seed}")
         job = Job(name=name, seed=seed, tasks={"both": tasks[name]})
         finetune.run(job, data.path, base, folders[-1], Null(), out / "cache")
@@ -104,7 +105,14 @@ def test_free_beams_stand_beside_those_over_items(metrics: dict[str, float], mea
     page = (measured / "report.html").read_text()
     assert f"write items in {100 * shares['valid']:.1f}% of answers" in page
     assert "none shows its target, anything later or held out" in page
-    assert re.search(r"of \d+, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
+    assert re.search(r"of 66, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
+
+
+def test_other_numbers_stand_beside_the_arm_that_they_alone_differ_from(measured: Path) -> None:
+    page = (measured / "report.html").read_text()
+    assert len(re.findall(r"both minus other-numbers, whose items have other numbers, is", page)) == 4
+    assert "whose items have other numbers" not in page.split("Why (C-3")[-1]
+    assert "ids drawn again by seed 1" in page
 
 
 def test_the_report_stands_alone_and_tells_every_template(measured: Path) -> None:

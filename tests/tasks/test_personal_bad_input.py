@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
-from latefuse.config import Data, Task
+from latefuse.config import Data, Job, Task
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.models.backbone import Backbone, load
-from latefuse.steps import prepare
+from latefuse.steps import finetune, prepare
 from latefuse.tasks import personalise
 from latefuse.tasks.personal_desk import Desk, open_desk
 from latefuse.tracking import Null
@@ -114,8 +115,9 @@ def test_thousands_of_events_lose_the_oldest_whole_and_are_counted(dataset: Data
     newest = desk.source.found.item[rows.columns.end[0] - 1]
     last = prompted.pictures[prompted.visual[prompted.visual >= 0][-1] // 2]
     np.testing.assert_array_equal(last, desk.vectors[newest])
-    assert personalise.select(dataset, task(history=6), "test", backbone).cut == 1
-    assert personalise.select(dataset, task(), "test", backbone).cut == 0
+    for settings, cut in (({"max_tokens": 200}, 1), ({"history": 3}, 2), ({"max_tokens": 40_000}, 0)):
+        desk_of(dataset, backbone, **settings)
+        assert personalise.select(dataset, task(**settings), "test", backbone).cut == cut
 
 
 def test_two_items_of_one_title_are_told_apart(dataset: Dataset, backbone: Backbone) -> None:
@@ -133,6 +135,52 @@ def test_two_items_of_one_title_are_told_apart(dataset: Dataset, backbone: Backb
     assert len(set(named.tolist())) == len(named) == 10
     whole, _ = personalise.next_items(backbone, rows, ITEMS, features=features)
     assert set(codes) <= set(whole[0].tolist())
+
+
+@pytest.fixture(scope="module")
+def ready(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory, backbone_folder: Any) -> tuple[Backbone, Any]:
+    """A backbone with an adapter of the odd shop, by the step that trains it."""
+    base, out = backbone_folder("sighted"), tmp_path_factory.mktemp("trained")
+    job = Job(name="both", seed=0, tasks={"both": task(max_tokens=200)})
+    told = finetune.run(job, dataset.path, base, out, Null(), out / "cache")
+    trained = load(base)
+    personalise.load(trained, out / "adapter")
+    return trained, told
+
+
+@pytest.mark.parametrize("template", ["A-3", "A-9", "B-5", "B-8"])
+def test_everybody_is_answered_with_items_that_are_new(
+    template: str, dataset: Dataset, ready: tuple[Backbone, Any]
+) -> None:
+    backbone, _ = ready
+    desk = desk_of(dataset, backbone, max_tokens=200)
+    rows = personalise.asked(desk, template, "test")
+    users = [desk.source.found.users[user] for user in rows.columns.user]
+    assert users == ["long", "twins", "three"]
+    items, scores = personalise.next_items(backbone, rows, 4, features=Features(backbone, dataset.media))
+    assert np.isfinite(scores).all()
+    for at, line in enumerate(items):
+        had = set(desk.had(rows.columns)[at].tolist())
+        may = set(range(ITEMS)) - had if template[0] == "A" else set(desk.listed(rows.columns)[at].tolist())
+        assert len(set(line.tolist())) == 4
+        assert set(line.tolist()) <= may
+
+
+def test_a_history_of_one_item_is_asked_and_explanations_are_written(
+    dataset: Dataset, ready: tuple[Backbone, Any]
+) -> None:
+    backbone, told = ready
+    assert 0 < told["cut"] < told["rows"]["both"]
+    desk = desk_of(dataset, backbone, max_tokens=200)
+    rows = personalise.asked(desk, "A-3", "valid")
+    three = rows.take(np.flatnonzero(rows.columns.user == list(desk.source.found.users).index("three")))
+    assert (three.columns.end - three.columns.begin).tolist() == [1]
+    features = Features(backbone, dataset.media)
+    items, _ = personalise.next_items(backbone, three, ITEMS, features=features)
+    assert len(set(items[0].tolist()) - {-1}) == ITEMS - 1
+    assert items[0, -1] == -1
+    why = personalise.asked(desk, "C-12", "train")
+    assert len(personalise.explanations(backbone, why.take([0, 11]), features=features)) == 2
 
 
 def test_a_torn_picture_is_refused_by_prepare_and_its_item_has_a_learned_token(
@@ -163,8 +211,10 @@ def test_histories_of_items_that_the_catalogue_lacks_are_refused_and_counted(tmp
     tables = {"items": {"file": "items.csv"}, "events": {"file": "events.csv"}}
     raw = {"source": "manifest", "path": str(tmp_path), "splits": {"scheme": "loo"}, "options": {"tables": tables},
            "leaks": {"on_leak": "report"}}  # fmt: skip
-    with pytest.raises(DataError, match=r"unknown|quarantine"):
+    with pytest.raises(DataError, match=r"4 of 19 rows of 'events' .*4 dangling-reference"):
         prepare.run(Data.model_validate(raw), tmp_path / "out", Null(), workdir=tmp_path / "w")
+    refused = pl.read_parquet(tmp_path / "out" / "quarantine.parquet").row(0, named=True)
+    assert (refused["line"], refused["detail"]) == ("events.csv:17", "item 'x0' is not among the items")
     found = prepare.run(
         Data.model_validate({**raw, "quarantine_budget": 0.5}), tmp_path / "out", Null(), workdir=tmp_path / "w"
     )

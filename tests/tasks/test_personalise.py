@@ -190,6 +190,27 @@ def test_what_is_named_is_distinct_new_and_does_not_hang_on_the_batch(
     assert set(among.ravel().tolist()) <= set(range(7))
 
 
+@pytest.mark.parametrize("per_family", [False, True])
+def test_free_beams_write_what_the_library_writes_behind_the_same_prompts(
+    per_family: bool, dataset: Dataset, folder: Path
+) -> None:
+    backbone, wanted = load(folder), task(per_family=per_family)
+    features, chosen = Features(backbone, dataset.media), personalise.select(dataset, wanted, "train", backbone)
+    personalise.attach(backbone, {"both": wanted}, 0, {"both": chosen})
+    network = network_of(backbone)
+    assert network.bottlenecks is not None
+    with torch.no_grad():
+        for one in network.bottlenecks.each:
+            torch.nn.init.normal_(one.up, std=0.1)
+    rows = personalise.asked(open_desk(dataset, wanted, backbone), "A-3", "test")
+    items, shares = personalise.free_items(backbone, rows, 5, features=features, batch_size=3)
+    assert 0 <= shares["new"] <= shares["distinct"] <= shares["valid"] <= 1
+    assert (items >= 0).mean() == pytest.approx(shares["distinct"])
+    for at in range(len(rows)):
+        alone, _ = personalise.free_items(backbone, rows.take([at]), 5, features=features)
+        np.testing.assert_array_equal(alone[0], items[at])
+
+
 def test_the_likelihood_of_an_answer_is_its_score(dataset: Dataset, ready: tuple[Backbone, Features]) -> None:
     backbone, features = ready
     desk = open_desk(dataset, task(), backbone)

@@ -71,6 +71,25 @@ def unseen(summary: PersonalSummary, template: str, ahead: Estimate) -> Sentence
     return Sentence(f"{told}.", "bad" if ahead.value > 0 else "good")
 
 
+def renumbered(summary: PersonalSummary, arms: Sequence[str]) -> list[Sentence]:
+    """Whether it counts which numbers items have. arms: those that differ from the main one in that alone."""
+    found = []
+    for arm in arms:
+        ahead = summary.lines[summary.headline][arm].behind
+        if ahead is None:
+            continue
+        told = f"{_label(summary, summary.main)} minus {_label(summary, arm)}, whose items have other numbers, is"
+        told += f" {points(ahead)} {label(summary.headline)}"
+        if not ahead.has_interval:
+            found.append(Sentence(f"{told}; too few rows for an interval.", "open"))
+        elif ahead.excludes_zero:
+            text = f"Which numbers items have changes what is found: {told}; by that much numbers tell something,"
+            found.append(Sentence(f"{text} or one training differs from the next, which more seeds show.", "bad"))
+        else:
+            found.append(Sentence(f"Which numbers items have is not shown to matter: {told}.", "good"))
+    return found
+
+
 def _probe(summary: PersonalSummary, name: str) -> Sentence:
     """Whether item numbers alone, in their order, find the next item."""
     mean, by_lot = summary.lines[summary.headline][name].mean, chance(summary.headline, summary.pool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,14 +47,14 @@ class Found:
     """What one unit answered. asked: template -> metric -> sums over its rows. top: template -> (n, TOP) items, best
     first. written: template -> explanations. speed: users a second whose next items were named. free: what a search
     without any constraint writes, of the main arm: shares, and hit rates of both searches on the same users. told: how
-    many prompts were made, and how many do not show all of their history or words."""
+    many questions were asked, and how many do not show all of their history or words."""
 
     asked: dict[str, dict[str, Sums]]
     top: dict[str, Ints] = field(default_factory=dict)
     written: dict[str, list[str]] = field(default_factory=dict)
     speed: float = 0.0
     free: dict[str, float] = field(default_factory=dict)
-    told: dict[str, int] = field(default_factory=dict)
+    told: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -152,17 +153,18 @@ class Sources(ArmSources):
             if not (np.array_equal(asked.user, main.user) and np.array_equal(asked.item, main.item)):
                 raise DataError(f"{unit.source}: its rows of {template} differ from those of {self.name}")
         kind.load(self.backbone, self.adapters[unit.seed, unit.source])
-        desk = self.desk(unit.source)
-        desk.told.clear()
         for template in self.templates:
             asked = self.question(template, unit.source)
+            asked.rows.desk.told.clear()
             if asked.lists is None:
                 said = kind.explanations(self.backbone, asked.rows, features=self.features, batch_size=size)
+                found.told.update(asked.rows.desk.told)
                 found.written[template] = said
                 found.asked[template] = self._explained(asked, said)
                 continue
             began = time.perf_counter()
             items, scores = kind.next_items(self.backbone, asked.rows, TOP, features=self.features, batch_size=size)
+            found.told.update(asked.rows.desk.told)
             found.top[template] = items
             places = next_item.listed(items, asked.item, scores)
             sample = next_item.sampled(asked.lists.shape[1])
@@ -178,7 +180,6 @@ class Sources(ArmSources):
             )
             among = next_item.listed(few, asked.item, told)
             found.asked[template] |= means(next_item.row_values(among, protocol=sample))
-        found.told = dict(desk.told)
         return found
 
     def _free(self, asked: Asked, named: Ints) -> dict[str, float]:
@@ -241,8 +242,11 @@ class Sources(ArmSources):
 
     @cached_property
     def _numbers(self) -> Ints:
-        """(items,) each item's number as prompts show it."""
-        return np.array([row["number"] for row in self.desk(self.name).items], np.int64)
+        """(items,) each item's number as prompts of the main arm show it; the stored one where they show no numbers."""
+        desk = self.desk(self.name)
+        if desk.settings.ids == "permuted":
+            return np.array(desk.splicer.directory.ids, np.int64)
+        return np.array([row["number"] for row in desk.items], np.int64)
 
     def _explained(self, asked: Asked, said: list[str]) -> dict[str, Sums]:
         told = [asked.rows.desk.source.fields(asked.rows.columns, at) for at in range(len(said))]
@@ -271,6 +275,7 @@ def meaning(task: Task) -> str:
     told = [f"reads {reads}", f"{how.k} visual tokens an item" if how.k else ""]
     told.append("another item's pictures" if how.shuffled else "")
     told.append("semantic ids" if how.ids == "semantic" else "")
+    told.append("" if how.ids_seed is None else f"ids drawn again by seed {how.ids_seed}")
     told.append("LoRA" if how.adapter == "lora" else f"bottlenecks a {how.reduction}th as wide")
     told.append("one for each family of prompts" if how.per_family else "")
     told.append("behind random weights" if how.random_base else "")

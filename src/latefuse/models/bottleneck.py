@@ -56,8 +56,7 @@ class Bottlenecks(nn.Module):
     """All bottlenecks of a model, by the number of the module that each stands behind.
 
     spots: full names of these modules. kind: (B,) which bottleneck the rows of the next forward pass go through, or
-    (1,) that of all. It
-    stays until the next one, since gradient checkpointing runs a pass again. on: whether they act.
+    (1,) that of all. It stays until the next one, since gradient checkpointing runs a pass again. on: whether they act.
     """
 
     def __init__(self, spots: Sequence[str], width: int, reduction: int, kinds: int = 1) -> None:

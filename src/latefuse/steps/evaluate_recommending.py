@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from latefuse.evaluation.arm_sources import Unit
 from latefuse.evaluation.arms_summary import table_text
 from latefuse.evaluation.cost import costs
 from latefuse.evaluation.personal_summary import PersonalSummary, between, flat, lifts_over_text, summarise
-from latefuse.evaluation.personal_verdict import explained, free, next_items, unseen
+from latefuse.evaluation.personal_verdict import explained, free, next_items, renumbered, unseen
 from latefuse.evaluation.recommending import Asked, Found, Sources
 from latefuse.evaluation.redraw import Redraw
 from latefuse.evaluation.report import personal as page
@@ -210,7 +210,7 @@ def _findings(
     else:
         words = next((arm for arm, task in sources.arms.items() if task.modality == ("text",)), "text-only")
         lifts = lifts_over_text(found, summary.headline, shuffled, words, _slices(sources, one), _redraw(sources, one))
-        said = next_items(summary, shuffled, words, lifts)
+        said = [*next_items(summary, shuffled, words, lifts), *renumbered(summary, _renumbered(sources, found))]
     if one.template == kind.seen and kind.family == "sequential" and (shares := _free(sources, measured)):
         said = [*said, free(shares, recommending.TOP)]
     if one.template == kind.unseen and np.array_equal(one.user, sources.question(kind.seen).user):
@@ -219,6 +219,18 @@ def _findings(
         here = [seed[metric] for seed in found[sources.name]]
         said = [unseen(summary, one.template, between(asked, here, _redraw(sources, one))), *said]
     return said
+
+
+def _renumbered(sources: Sources, measured: Collection[str]) -> list[str]:
+    """The arms that differ from the main one in the numbers of items alone."""
+
+    def unnumbered(arm: str) -> Task:
+        task = sources.arms[arm]
+        how = recommending.settings_of(task).model_copy(update={"ids_seed": None})
+        return task.model_copy(update={"personalise": how})
+
+    others = (arm for arm in sources.arms if arm != sources.name and arm in measured)
+    return [arm for arm in others if unnumbered(arm) == unnumbered(sources.name)]
 
 
 def _predictions(sources: Sources, measured: Measured, asked: Mapping[str, Asked]) -> Iterator[pl.DataFrame]:

@@ -134,11 +134,18 @@ class Rows(Columnar):
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a split, and how many are left out, by reason. cut: rows of whose history not all is read."""
+    """The rows of a split, and how many are left out, by reason."""
 
     examples: Rows
     left_out: dict[str, int]
-    cut: int = 0
+
+    @property
+    def cut(self) -> int:
+        """Rows of whose history not all is read. Raises RuntimeError before `warm`, which knows what items are
+        called."""
+        rows = self.examples.columns
+        shown = np.array(["history" in template_of(name).slots for name in names()])[rows.template]
+        return self.examples.desk.cut(rows.take(np.flatnonzero(shown)))
 
 
 @dataclass(frozen=True)
@@ -194,26 +201,18 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     """
     desk = open_desk(dataset, task, backbone)
     if split == "train":
-        drawn = _epochs(desk, task.train.max_steps * task.train.batch_size)
-        return Selection(drawn, {}, _longer(drawn, task))
+        return Selection(_epochs(desk, task.train.max_steps * task.train.batch_size), {})
     found = [asked(desk, family(name).seen, split) for name in desk.source.families]
     rows = Rows(desk, personal_rows.joined([one.columns for one in found]))
     if not len(rows) and needed:
         raise DataError(f"{dataset.path}: no user and no review in split {split!r} of scheme 'loo'")
-    return Selection(rows, {}, _longer(rows, task))
+    return Selection(rows, {})
 
 
 def asked(desk: Desk, template: str, split: str) -> Rows:
     """What a template asks of a held-out split; the stored candidates where it shows some."""
     lists = desk.candidates(split) if "candidates" in template_of(template).slots else None
     return Rows(desk, desk.source.held_out(template, split, lists))
-
-
-def _longer(rows: Rows, task: Task) -> int:
-    """Rows of whose history not all is read, by `personalise.history`; what `max_tokens` cuts is known of prompts."""
-    most, lengths = settings_of(task).history, rows.columns.end - rows.columns.begin
-    shown = np.array(["history" in template_of(name).slots for name in names()])[rows.columns.template]
-    return 0 if most is None else int((shown & (lengths > most)).sum())
 
 
 def _epochs(desk: Desk, least: int) -> Rows:
@@ -303,15 +302,20 @@ def next_items(
 
 
 def _search(backbone: Backbone, prompted: Prompted, may: Allowed, most: int, beams: int) -> Found:
-    """Behind prompts of one family: what the decoder writes goes through the bottlenecks of that family."""
-    network = personal.network_of(backbone)
-    among_items = network.settings.compare == "items"
+    """Behind prompts of one family."""
+    among_items = personal.network_of(backbone).settings.compare == "items"
     if backbone.seq2seq is None:
         return search(Beams(backbone, prompted), may, most, beams, among_items)
-    states = encode(backbone, prompted).last_hidden_state
+    return item_beams(backbone.seq2seq, _read(backbone, prompted), prompted.mask, may, most, beams, among_items)
+
+
+def _read(backbone: Backbone, prompted: Prompted) -> Tensor:
+    """States (B, L, d) of prompts of one family: all that the decoder writes goes through that family's bottlenecks."""
+    states: Tensor = encode(backbone, prompted).last_hidden_state
+    network = personal.network_of(backbone)
     if network.bottlenecks is not None and prompted.family is not None:
         network.bottlenecks.kind = prompted.family[:1]
-    return item_beams(backbone.seq2seq, states, prompted.mask, may, most, beams, among_items)
+    return states
 
 
 def free_items(
@@ -329,7 +333,7 @@ def free_items(
     desk, items, shares = rows.desk, [], []
     beams = max(most, desk.settings.beams)
     for some, part in _parts(backbone, rows, features, batch_size):
-        states = encode(backbone, part).last_hidden_state
+        states = _read(backbone, part)
         may = allowed(desk.trie, len(some), never=desk.had(rows.columns.take(np.array(some))))
         found = free_beams(backbone.seq2seq, states, part.mask, may, most, beams, desk.trie.find)
         items.append(found.items.cpu())

@@ -173,6 +173,7 @@ def test_a_long_history_loses_its_oldest_items_whole(length: int, tokens: int, v
         ]
         plain = free.encode(name, replace(FIELDS, history=history[-max(fits) :]))
         assert prompt == replace(plain, cut=length - max(fits))
+        assert limited.cut(name, replace(FIELDS, history=history)) == prompt.cut
 
 
 def test_a_history_of_thousands_of_one_of_none_and_of_unknown_items() -> None:

@@ -109,6 +109,13 @@ class PersonalSplicer:
             line.ids, line.words, line.items, line.slot, target, family_of(name), name, cut, shortened + left
         )
 
+    def cut(self, name: str, fields: Fields) -> int:
+        """How many of the oldest items of a row's history its prompt does not show. Raises PromptError as `encode`."""
+        asked = template(name)
+        if "history" not in asked.slots or not len(fields.history):
+            return 0
+        return len(fields.history) - len(self._newest(name, asked, fields))
+
     def answer(self, text: str) -> list[int]:
         """The tokens of an answer, with the end token."""
         return [*_flat(self._words(text)), self.end_id]
