@@ -40,8 +40,10 @@ def test_what_deepspeed_can_t_do_is_refused_before_anything_runs(tmp_path: Path)
         ConfigError, match=r"spread\.yaml: deepspeed, with task 'notellm2' of .*: embed\.chunk .* {stage: 2}"
     ):
         load("configs/recipes/notellm2.yaml", profile, ["tasks.notellm2.embed.chunk=8"])
-    with pytest.raises(ConfigError, match=r"spread\.yaml: .* say so with rank\.sparse: false"):
-        load("configs/recipes/mmrec.yaml", profile)
+    ranker = load("configs/recipes/mmrec.yaml", profile)
+    assert {task.rank.sparse for job in ranker.jobs() for task in job.tasks.values()} == {False}
+    with pytest.raises(ConfigError, match=r"spread\.yaml: .* leave rank\.sparse out, or say false"):
+        load("configs/recipes/mmrec.yaml", profile, ["tasks.both.rank.sparse=true"])
     task = {"kind": "embed", "modality": ["text"], "embed": {"chunk": 4}}
     with pytest.raises(ValueError, match=r"take deepspeed: \{stage: 2\}"):
         Job.model_validate({"name": "x", "seed": 0, "tasks": {"x": task}, "deepspeed": zero_file(ZeroAsked(stage=3))})

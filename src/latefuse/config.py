@@ -16,7 +16,7 @@ from latefuse.config_personal import Personalise, Recommending
 from latefuse.config_profile import Launcher, Profile
 from latefuse.config_rank import Rank, Ranking, Readings
 from latefuse.config_vectors import Catalogue, Embed, Mining, Retrieval
-from latefuse.config_zero import must_spread
+from latefuse.config_zero import must_spread, spread
 from latefuse.sections import Section, Share, checked, merged
 
 Modality = Literal["image", "video", "text"]
@@ -339,7 +339,7 @@ class Config(Section):
         `mixed` has the rank of one task (equal tokens), `mixed-wide` the sum of the ranks (equal parameters).
         """
         tasks = self.recipe.tasks
-        alone = self.recipe.variants()
+        alone = {name: spread(task, self.profile.deepspeed) for name, task in self.recipe.variants().items()}
         arms: dict[str, dict[str, Task]] = {name: {name: task} for name, task in alone.items()}
         if len(tasks) > 1 and all(task.kind == "instruct" for task in tasks.values()):
             arms["mixed"] = dict(tasks)

@@ -121,7 +121,8 @@ class Rank(Section):
     shuffled: the control in which every item has another's media. components: how many principal components of each
     source of vectors are read, each of variance 1, where items are few and vectors long; None for the vectors as they
     are. dim: of the unified space. bottom, top: widths of the two MLPs. bins: rows of the table into which the values
-    of one column are hashed. sparse: whether the gradient of a table is kept of the rows that a step has seen only.
+    of one column are hashed. sparse: whether the gradient of a table is kept of the rows that a step has seen only;
+    None for where it can be, that is without DeepSpeed.
     absence: how often a training row loses a vector that it has. scheme: the stored split; the recipe's by default.
     """
 
@@ -139,7 +140,7 @@ class Rank(Section):
     bottom: Layers = (256, 128)
     top: Layers = (256, 128)
     bins: int = Field(20_000, ge=2)
-    sparse: bool = True
+    sparse: bool | None = None
     dropout: float = Field(0.0, ge=0, lt=1)
     absence: Share = 0.1
     scheme: Literal["time", "loo"] = "time"

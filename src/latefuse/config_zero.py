@@ -47,12 +47,18 @@ def generated(said: Any) -> Any:
     return zero_file(ZeroAsked.model_validate(said))
 
 
+def spread(task: Task, deepspeed: Any) -> Task:
+    """The task as it learns under `deepspeed` of a profile: a ranker that leaves it open has dense gradients there."""
+    if deepspeed is None or task.rank is None or task.rank.sparse is not None:
+        return task
+    return task.model_copy(update={"rank": task.rank.model_copy(update={"sparse": False})})
+
+
 def must_spread(task: Task, deepspeed: Any) -> None:
     """Raise ValueError for a task that can't learn under what a DeepSpeed file's content asks for."""
     zero = deepspeed.get("zero_optimization", {}) if isinstance(deepspeed, Mapping) else {}
-    if task.rank is not None and task.rank.sparse and deepspeed is not None:
-        raise ValueError("DeepSpeed has no sparse gradients, so that tables learn with dense ones, which are clipped "
-                         "with all others: say so with rank.sparse: false")  # fmt: skip
+    if task.rank is not None and task.rank.sparse is not False and deepspeed is not None:
+        raise ValueError("DeepSpeed has no sparse gradients: leave rank.sparse out, or say false")
     if task.embed is not None and task.embed.chunk is not None and zero.get("stage") == 3:
         raise ValueError("embed.chunk works out gradients by hand, for weights that are whole, and ZeRO-3 spreads "
                          "them: take deepspeed: {stage: 2}, or leave embed.chunk out")  # fmt: skip

@@ -11,7 +11,7 @@ import yaml
 
 from latefuse.config import Config, Recipe
 from latefuse.config_profile import Profile
-from latefuse.config_zero import must_spread
+from latefuse.config_zero import must_spread, spread
 from latefuse.sections import ConfigError, checked, merged, nearest
 
 
@@ -32,7 +32,7 @@ def load(recipe: str | Path, profile: str | Path = "local", sets: Iterable[str] 
     checked_recipe = checked(Recipe, raw, Path(recipe))
     for name, task in checked_recipe.variants().items():
         try:
-            must_spread(task, checked_profile.deepspeed)
+            must_spread(spread(task, checked_profile.deepspeed), checked_profile.deepspeed)
         except ValueError as error:
             raise ConfigError(f"{profile_path}: deepspeed, with task {name!r} of {recipe}: {error}") from None
     return Config(recipe=checked_recipe, profile=checked_profile)

@@ -55,9 +55,9 @@ class Ranker(nn.Module):
     def __init__(self, settings: Rank, inputs: Inputs) -> None:
         super().__init__()
         self.settings, self.inputs = settings, inputs
-        width = settings.dim
+        width, sparse = settings.dim, settings.sparse is not False
         self.tables = nn.ModuleDict(
-            {name: nn.EmbeddingBag(settings.bins, width, mode="mean", sparse=settings.sparse) for name in inputs.hashed}
+            {name: nn.EmbeddingBag(settings.bins, width, mode="mean", sparse=sparse) for name in inputs.hashed}
         )
         self.project = nn.ModuleDict(
             {_key(name): nn.Linear(settings.read_of(size), width) for name, size in inputs.vectors.items()}

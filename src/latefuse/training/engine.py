@@ -118,6 +118,8 @@ def train(
     report = Progress(todo, on_log, world.first)
     learner = Learner(backbone, kind, several=len(todo.groups) > 1 or kind == "embed")
     trainer = _trainer(learner, job, todo, world, out / "checkpoints", features)
+    if isinstance(job.deepspeed, dict) and job.deepspeed.get("zero_optimization", {}).get("stage", 0) < 3:
+        learner.to(trainer.args.device)  # elsewhere the Trainer does it; towers are slow on a CPU beside an idle GPU
     for callback in (WatchGradients(backbone, todo), MarkComplete(key, world), Beat(), report):
         trainer.add_callback(callback)
     encoded = sum(
