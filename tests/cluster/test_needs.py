@@ -23,14 +23,14 @@ def test_each_thing_once_with_who_asks():
         (need.kind, need.name, need.why) for need in needs(Profile.model_validate(raw)) if need.kind != "right"
     ] == [
         ("ClusterTrainingRuntime", "torch-distributed", "finetune"),
-        ("claim", "work", "prepare, backbone, finetune, fuse, evaluate, driver"),
+        ("claim", "work", "prepare, backbone, finetune, fuse, embed, evaluate, driver"),
         ("config map", "m", "driver"),
         ("kind of resource", "trainjobs.trainer.kubeflow.org", "finetune"),
         ("secret", "p", "finetune"),
-        ("secret", "s", "prepare, backbone, fuse, evaluate"),
+        ("secret", "s", "prepare, backbone, fuse, embed, evaluate"),
         ("secret", "t", "finetune"),
         ("service account", "nodes", "the nodes of finetune"),
-        ("service account", "runner", "prepare, backbone, finetune, fuse, evaluate, driver"),
+        ("service account", "runner", "prepare, backbone, finetune, fuse, embed, evaluate, driver"),
     ]
     assert needs(load("tests/golden/recipe.yaml", "local").profile) == []
 
