@@ -15,7 +15,7 @@ from latefuse.config_vectors import Catalogue
 from latefuse.serving import index
 from latefuse.serving.index import Index, VectorIndexError, parts
 from latefuse.serving.vectors import Embedder
-from latefuse.steps import embed, finetune
+from latefuse.steps import embed, embed_shard, finetune
 from latefuse.tracking import Null
 
 CATALOGUE = Catalogue(part=7, batch_size=4)
@@ -40,7 +40,7 @@ def given(
 
 
 def shard(given: Any, out: Path, number: int, count: int, work: Path | None = None) -> dict[str, Any]:
-    return embed.run(CATALOGUE, *given, number, count, out, Null(), work or out / "work")
+    return embed_shard.run(CATALOGUE, *given, number, count, out, Null(), work or out / "work")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def shards(given: Any, tmp_path: Path) -> Callable[[int], list[Path]]:
 
 
 def test_four_shards_have_the_bytes_and_the_fingerprint_of_one(shards: Any, given: Any, tmp_path: Path) -> None:
-    one, four = (embed.merge(CATALOGUE, shards(count)[::-1], tmp_path / f"merged-{count}", Null()) for count in (1, 4))
+    one, four = (embed.run(CATALOGUE, shards(count)[::-1], tmp_path / f"merged-{count}", Null()) for count in (1, 4))
     assert one["fingerprint"] == four["fingerprint"]
     assert (one["vectors"], one["left_out"]) == (four["vectors"], four["left_out"]) == (59, 1)
     files = sorted((tmp_path / "merged-1/vectors").iterdir())
@@ -99,7 +99,7 @@ def test_a_killed_shard_goes_on(given: Any, tmp_path: Path, monkeypatch: pytest.
 
 def test_what_does_not_belong_together_is_refused(shards: Any, given: Any, tmp_path: Path) -> None:
     def merged(folders: list[Path]) -> None:
-        embed.merge(CATALOGUE, folders, tmp_path / "merged", Null())
+        embed.run(CATALOGUE, folders, tmp_path / "merged", Null())
 
     two, three = shards(2), shards(3)
     for folders, match in (

@@ -161,7 +161,7 @@ def embed_shard(
     """The vectors of every so many-th part of a catalogue; config: a `Catalogue` as JSON; adapter: an output of
     `finetune`; source: the digest of the code. Returns the fingerprint of what it wrote.
     """
-    from latefuse.steps import embed as step
+    from latefuse.steps import embed_shard as step
 
     part, node = Catalogue.model_validate_json(config), f"embed-shard-{int(shard)}"
     inputs = [part.digest, *(fingerprint(Path(one)) for one in (dataset, backbone, adapter)), source]
@@ -181,9 +181,7 @@ def embed(config: str, shards: Sequence[str | Path], out: str | Path) -> str:
     from latefuse.steps import embed as step
 
     part, folders = Catalogue.model_validate_json(config), [Path(shard) for shard in shards]
-    return run_step(
-        "embed", "embed", part, Path(out), lambda folder, tracker: step.merge(part, folders, folder, tracker)
-    )
+    return run_step("embed", "embed", part, Path(out), lambda folder, tracker: step.run(part, folders, folder, tracker))
 
 
 def evaluate(

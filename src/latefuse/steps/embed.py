@@ -1,72 +1,20 @@
-"""A whole catalogue as vectors and an index: N parts beside each other, for one that a machine would take too long for,
-and the merge that makes what one task makes."""
+"""The shards of a catalogue's vectors to the vectors and the index that one task would have made."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latefuse import usage
 from latefuse.config_vectors import Catalogue
-from latefuse.serving import index, vector_shards
+from latefuse.serving import vector_shards
+from latefuse.steps.embed_shard import report
 from latefuse.tracking import Tracker
 
 
-def run(
-    catalogue: Catalogue,
-    dataset: Path,
-    backbone: Path,
-    adapter: Path,
-    shard: int,
-    shards: int,
-    out: Path,
-    tracker: Tracker,
-    work: Path,
-    cache: Path | None = None,
-) -> dict[str, Any]:
-    """Embed shard number `shard` (from 0) of `shards`: every so many-th part of the catalogue; returns the result that
-    also lies in `out`.
-
-    adapter: an output of `finetune`. work: where parts are written, so that a killed shard goes on there; empty at the
-    end. cache: features of media are kept there. Raises VectorIndexError, AdapterError, BackboneError, and ValueError
-    for a shard that is none of them.
-    """
-    if not 0 <= shard < shards:
-        raise ValueError(f"shard {shard} of {shards}: the first is 0, the last {shards - 1}")
-    from latefuse.serving.vectors import Embedder
-
-    began = time.perf_counter()
-    made = Embedder(backbone, adapter, dataset, cache / "features" if cache else None)
-    told = index.write_vectors(
-        work,
-        made.batches(catalogue.part),
-        lambda items: made.vectors(items, catalogue.batch_size),
-        made.header,
-        made.items,
-        shard,
-        shards,
-    )
-    for path in sorted((work / index.PARTS).glob("part-*.parquet")):
-        vector_shards.place(path, out / index.PARTS / path.name)
-    own = told["written"] + told["kept"]
-    manifest = vector_shards.seal_shard(out, made.header, shard, shards, own + told["others"], made.left_out)
-    shutil.rmtree(work, ignore_errors=True)
-    counts = {"vectors": own, "kept": told["kept"], "items": manifest["items"], "left_out": made.left_out}
-    result = _report({"shard": shard, "shards": shards}, counts, manifest, out, tracker, time.perf_counter() - began)
-    print(
-        f"embed: shard {shard} of {shards}: {own:,} of {manifest['items']:,} vectors, {told['kept']:,} of them kept; "
-        f"in {result['wall_s']:.1f} s",
-        flush=True,
-    )
-    return result
-
-
-def merge(catalogue: Catalogue, shards: Sequence[Path], out: Path, tracker: Tracker) -> dict[str, Any]:
-    """The vectors of all `shards` (outputs of `run`, in any order) and their index in `out`.
+def run(catalogue: Catalogue, shards: Sequence[Path], out: Path, tracker: Tracker) -> dict[str, Any]:
+    """The vectors of all `shards` (outputs of `embed_shard`, in any order) and their index in `out`.
 
     The fingerprint depends on catalogue, adapter and size of a part, not on how many shards there were. Raises
     VectorIndexError as `vector_shards.merge` does.
@@ -74,23 +22,11 @@ def merge(catalogue: Catalogue, shards: Sequence[Path], out: Path, tracker: Trac
     began = time.perf_counter()
     manifest = vector_shards.merge(shards, out, catalogue.index)
     counts = {"vectors": manifest["items"], "left_out": manifest["left_out"]}
-    result = _report({"shards": len(shards)}, counts, manifest, out, tracker, time.perf_counter() - began)
+    result = report({"shards": len(shards)}, counts, manifest, out, tracker, time.perf_counter() - began)
     left_out = f", {manifest['left_out']:,} without a field to read left out" if manifest["left_out"] else ""
     print(
         f"embed: {manifest['items']:,} vectors{left_out}; {manifest['fingerprint'][:12]}; search them with "
         f"`latefuse search {out}`",
         flush=True,
     )
-    return result
-
-
-def _report(
-    inputs: dict[str, int], counts: dict[str, int], manifest: dict[str, Any], out: Path, tracker: Tracker, wall: float
-) -> dict[str, Any]:
-    told = {**usage.peaks(), "fingerprint": manifest["fingerprint"], **counts}
-    result = {"step": "embed", "wall_s": round(wall, 3), "inputs": inputs, **told, "run_id": tracker.run_id}
-    tracker.metrics(
-        {"sys/wall_s": wall, "sys/peak_rss_gib": result["peak_rss_gib"], "data/vectors": float(counts["vectors"])}
-    )
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
