@@ -110,8 +110,10 @@ def prepare_process(job: Job) -> None:
     """Threads, and DeepSpeed without its compiler on a machine without GPU."""
     if job.threads:
         torch.set_num_threads(job.threads)
-    if job.deepspeed and not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if torch.cuda.is_available():
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed wherever it is, and that would warn
+    if job.deepspeed:
         import deepspeed
 
         # Its shared-memory op is compiled at the first start; a kill meanwhile leaves a lock that hangs all later runs.
