@@ -23,6 +23,7 @@ PRICES ?= configs/prices.yaml
 PUSH ?=
 ROWS ?=
 PORT ?= 5000
+WORKERS ?= 2
 IMAGES ?= cpu gpu
 REGISTRY ?= localhost
 IMAGE_TAG ?= 0.1.0
@@ -52,8 +53,8 @@ $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 	@PYTHON='$(PYTHON)' scripts/install.sh '$(VENV)'
 	@touch $@
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests: WORKERS=8 ARGS="tests/fusion -k ties"
+	@$(BIN)/python -m pytest -n '$(WORKERS)' --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, yamllint, hadolint
 	@$(BIN)/ruff check .

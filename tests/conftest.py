@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 COLOURS = ("red", "green", "blue", "white", "black", "gold", "pink", "grey")
 MODALITIES = ("image", "video", "text")
 ROWS = {"train": 8, "valid": 4, "test": 4}
+
+
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """Ctrl-C reaches the processes that a test starts: pytest-xdist, like a shell's &, hands SIGINT down as ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,7 @@ def test_waiting_has_an_end(backend):
         kfp_wait.wait(submit.connect(host), "r1", timeout_s=0.0)
 
 
-def test_ctrl_c_detaches_and_cancels_nothing(backend, tmp_path):
+def test_ctrl_c_detaches_and_cancels_nothing(backend, tmp_path, heeds_sigint):
     """The whole command as a process, which gets the signal while the run goes on."""
     backend.states = ["RUNNING"]
     backend.details = [around(argo("prepare", "RUNNING"))]

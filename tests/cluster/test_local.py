@@ -153,7 +153,7 @@ def test_sigterm_leaves_no_process_and_closes_the_runs_as_killed(tmp_path, envir
     assert ends(server, "golden", "finetune-image") == ["KILLED", "KILLED"]
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_whole_group(tmp_path, environment, server):
+def test_ctrl_c_in_a_terminal_reaches_the_whole_group(tmp_path, environment, server, heeds_sigint):
     process = start(environment, {"image": {"wait_s": 600}}, start_new_session=True)
     step = waiting(tmp_path, "finetune-image")
     os.killpg(process.pid, signal.SIGINT)

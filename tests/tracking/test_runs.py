@@ -109,7 +109,7 @@ def test_other_ranks_are_silent(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "KILLED"), (signal.SIGINT, "KILLED")])
-def test_a_signal_closes_the_run_as_killed(server, tmp_path, number, status):
+def test_a_signal_closes_the_run_as_killed(server, tmp_path, heeds_sigint, number, status):
     with subprocess.Popen([sys.executable, "-c", STEP, tmp_path / "out"], stdout=subprocess.PIPE, text=True) as process:
         run_id = process.stdout.readline().strip()
         process.send_signal(number)
