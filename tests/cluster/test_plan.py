@@ -121,6 +121,16 @@ def test_what_can_not_be_is_a_problem(sets, words):
     assert any(re.search(words, problem) for problem in plan.problems), plan.problems
 
 
+@pytest.mark.parametrize("recipe", ["notellm2", "mmrec", "vip5"])
+def test_what_is_not_reckoned_is_a_note_and_its_batches_are_checked_all_the_same(recipe):
+    plan = planned(f"configs/recipes/{recipe}.yaml", "gpu")
+    assert any("not told in advance" in note for note in plan.notes)
+    assert plan.problems == []
+    plan = planned(f"configs/recipes/{recipe}.yaml", "gpu", "train.batch_size=36")
+    assert all("choose a multiple of 8" in problem for problem in plan.problems)
+    assert plan.problems
+
+
 def test_a_smaller_gpu_is_too_small(profile):
     plan = planned(SEVEN, profile(finetune={"gpu_kind": "L4-24GB"}))
     assert any("finetune-video: a process needs" in problem for problem in plan.problems)
@@ -165,7 +175,7 @@ def test_tags_are_a_problem_until_a_digest_is_known(tmp_path, monkeypatch):
     assert "latefuse-gpu:0.1.0@abababab" in text(plan)
 
 
-@pytest.mark.parametrize("recipe", ["demo", "notellm2", "llava_re", "mmrec"])
+@pytest.mark.parametrize("recipe", ["demo", "notellm2", "llava_re", "mmrec", "vip5"])
 def test_every_kind_of_recipe_can_be_planned_here(recipe):
     plan = planned(f"configs/recipes/{recipe}.yaml", "local")
     told = text(plan)

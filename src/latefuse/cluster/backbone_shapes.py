@@ -6,18 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from latefuse.cluster.shapes import Shapes, UnknownShapes, shapes_of
+from latefuse.cluster.shapes import Shapes, UnknownShapes, UntoldShapes, shapes_of
 from latefuse.config import BackboneConfig
 
 PUBLISHED = Path("configs/backbones.json")
 
 
 def backbone_shapes(backbone: BackboneConfig, published: Path = PUBLISHED) -> Shapes:
-    """Raises UnknownShapes, with what to do, for a backbone whose sizes can't be told offline."""
+    """Raises UnknownShapes, with what to do, for a backbone whose sizes can't be told offline, and UntoldShapes for one
+    that no file can make known."""
     if backbone.name == "demo":
         return shapes_of(_demo(backbone))
-    if backbone.name in ("glued", "light"):
-        raise UnknownShapes(f"memory and work of a {backbone.name} backbone are not told in advance")
+    if backbone.name in ("glued", "light", "demo-t5"):
+        raise UntoldShapes(f"memory and work of a {backbone.name} backbone are not told in advance")
     known = json.loads(published.read_text(encoding="utf-8")) if published.exists() else {}
     if backbone.name in known:
         return shapes_of(known[backbone.name])

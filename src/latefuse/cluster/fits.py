@@ -69,15 +69,21 @@ def fit(job: Job, node: str, config: Config, shapes: Shapes, prices: Prices) -> 
     return Fit(node, load, trained(shapes, adapter, modalities), memory, needed, room, told)
 
 
+def unsplit(name: str, task: Task, world: int) -> list[str]:
+    """What is wrong with a batch that does not split over accumulation and processes, if anything."""
+    train, parts = task.train, task.train.accumulation * world
+    if train.batch_size % parts == 0:
+        return []
+    return [
+        f"tasks.{name}.train.batch_size={train.batch_size} can't be split into accumulation={train.accumulation} "
+        f"x {world} process(es): choose a multiple of {parts}"
+    ]
+
+
 def load_of(name: str, task: Task, shapes: Shapes, frames: int, world: int) -> tuple[Load, list[str]]:
     """What one process holds of a task at a time, and what is wrong with it."""
-    train, problems = task.train, []
+    train, problems = task.train, unsplit(name, task, world)
     parts = train.accumulation * world
-    if train.batch_size % parts:
-        problems.append(
-            f"tasks.{name}.train.batch_size={train.batch_size} can't be split into accumulation={train.accumulation} "
-            f"x {world} process(es): choose a multiple of {parts}"
-        )
     media, tokens = media_tokens(task, shapes, frames), train.max_tokens
     if task.embed is not None:
         tokens = media + task.embed.budget.tokens

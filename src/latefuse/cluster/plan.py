@@ -15,13 +15,13 @@ from typing import Any
 from latefuse.cluster import durations
 from latefuse.cluster.backbone_shapes import backbone_shapes
 from latefuse.cluster.durations import Duration, Machine
-from latefuse.cluster.fits import Fit, fit, media_tokens
+from latefuse.cluster.fits import Fit, fit, media_tokens, unsplit
 from latefuse.cluster.images import is_pinned, resolved
 from latefuse.cluster.memory import GIB
 from latefuse.cluster.needs import Need, needs
 from latefuse.cluster.node import node_name
 from latefuse.cluster.place import check_supported
-from latefuse.cluster.shapes import Shapes, UnknownShapes
+from latefuse.cluster.shapes import Shapes, UnknownShapes, UntoldShapes
 from latefuse.config import Config
 from latefuse.config_prices import Prices
 from latefuse.config_profile import Resources, Step
@@ -95,16 +95,20 @@ def make_plan(
     kinds = {job.kind for job in config.jobs()}
     try:
         if untold := sorted(kinds & UNTOLD):
-            raise UnknownShapes(f"memory and work of a task of kind {untold[0]} are not told in advance")
+            raise UntoldShapes(f"memory and work of a task of kind {untold[0]} are not told in advance")
         plan.shapes = backbone_shapes(config.recipe.backbone)
         _ = [media_tokens(task, plan.shapes, 1) for task in config.recipe.variants().values()]
     except UnknownShapes as error:
         plan.shapes = None
-        (plan.problems if gpus and not kinds & UNTOLD else plan.notes).append(str(error))
+        (plan.problems if gpus and not isinstance(error, UntoldShapes) else plan.notes).append(str(error))
     plan.nodes = _nodes(plan, spec)
     wrong = _unknown_gpus(plan)
     if plan.shapes is not None and not wrong:
         _memory(plan, plan.shapes)
+    else:
+        world = config.profile.nodes * config.profile.processes
+        for name, task in config.recipe.variants().items():
+            plan.problems += unsplit(name, task, world)
     _look_over(plan, allow_tags)
     return plan
 

@@ -21,6 +21,10 @@ class UnknownShapes(UserError, ValueError):
     """A backbone whose sizes can't be told without loading it."""
 
 
+class UntoldShapes(UnknownShapes):
+    """What this project does not reckon: nothing that the user could set right."""
+
+
 @dataclass(frozen=True)
 class Language:
     """A decoder of the Llama kind: RMS norms, gated MLP, grouped attention. biased: q, k and v have a bias."""
