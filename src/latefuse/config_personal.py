@@ -28,12 +28,12 @@ class Personalise(Section):
     of its answer's length, as in the released code, so that long answers weigh little. compare: what the answer that
     names an item is held against in training: every token, as in the paper, or those that go on to an item of the
     catalogue, as the search has it. ids: what items are called: numbers of a random permutation, or semantic ids.
-    families: of prompts, those that train. per_user: how often an epoch takes each user in each family of events, or
-    in each of them (sequential: 8, direct: 2); reviews come once. max_tokens: of a prompt; target_tokens: of an
-    answer, both with their end token. word_tokens: of each name, title or headline. history: items that a history
-    shows at most, None for all that fit. candidates: of a list that one is chosen from. beams: answers that are kept
-    side by side in a search. shuffled: the control in which every item has another's picture. random_base: the control
-    whose frozen T5 has read nothing, its weights drawn anew, the same ones each time.
+    families: of prompts, those that train. per_user: how often an epoch takes each user in each family of events, and
+    each review once; or by family (sequential: 8, explanation: 2), the others once. max_tokens: of a prompt;
+    target_tokens: of an answer, both with their end token. word_tokens: of each name, title or headline. history:
+    items that a history shows at most, None for all that fit. candidates: of a list that one is chosen from. beams:
+    answers that are kept side by side in a search. shuffled: the control in which every item has another's picture.
+    random_base: the control whose frozen T5 has read nothing, its weights drawn anew, the same ones each time.
     """
 
     k: int = Field(2, ge=0, le=32)
@@ -50,7 +50,7 @@ class Personalise(Section):
     ids_seed: int | None = None
     rows_seed: int = 0
     families: tuple[Family, ...] = Field(PROMPT_FAMILIES, min_length=1)
-    per_user: Often | dict[Literal["sequential", "direct"], Often] = 5
+    per_user: Often | dict[Family, Often] = 5
     max_tokens: int = Field(1024, ge=8)
     target_tokens: int = Field(64, ge=2)
     word_tokens: int = Field(64, ge=1)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from small_shop import shop
 
 from latefuse.config import Evaluation, Job, Task
 from latefuse.config_fusion import Fusion
+from latefuse.data.dataset import write_dataset
 from latefuse.evaluation import bpr
+from latefuse.evaluation.recommending import Sources
 from latefuse.steps import evaluate, evaluate_recommending, finetune
+from latefuse.tasks.personal_rows import open_rows
 from latefuse.tracking import Null
 
 HOW = {"bootstrap": 100, "batch_size": 8, "recommending": {"max_rows": 14, "explanations": 5}}
@@ -28,7 +32,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "shuffled": {"modality": ["text", "image"], "personalise": {"k": 2, "shuffled": True, **SHARED}},
     "other-numbers": {"modality": ["text", "image"], "personalise": {"k": 2, "ids_seed": 1, **SHARED}},
 }
-TEMPLATES = ["A-3", "A-9", "B-5", "B-8", "C-3", "C-12"]
+TEMPLATES = ["A-3", "A-9", "B-5", "B-8", "C-3", "C-1", "C-12"]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,23 @@ def test_all_arms_answer_the_same_questions_with_items_that_are_new(measured: Pa
         assert row["item"] in row["candidates"]
 
 
+@pytest.mark.parametrize("headed", [True, False])
+def test_a_template_whose_words_no_review_has_is_left_out_and_told(tmp_path: Path, headed: bool) -> None:
+    data = shop(tmp_path / "shop", [5, 6, 7, 8] * 4, items=40)
+    tables = {name: list(data.rows(name)) for name in data.tables}
+    tables["reviews"] = [row if headed else {**row, "headline": ""} for row in tables["reviews"]]
+    source = open_rows(write_dataset(tmp_path / "changed", tables))
+
+    class Alone(Sources):
+        def desk(self, arm: str) -> Any:
+            return SimpleNamespace(source=source)
+
+    nothing: Any = None
+    found = Alone(nothing, nothing, data, "both", {}, {}, Evaluation.model_validate({"recommending": {"controls": []}}))
+    assert found.templates == [name for name in TEMPLATES if headed or name != "C-1"]
+    assert found.skipped == ([] if headed else ["C-1: no review of the test split has all words that it shows"])
+
+
 def test_free_beams_stand_beside_those_over_items(metrics: dict[str, float], measured: Path) -> None:
     shares = {name: metrics[f"eval/free_beams/{name}"] for name in ("valid", "distinct", "new")}
     assert 0 <= shares["new"] <= shares["distinct"] <= shares["valid"] <= 1
@@ -105,7 +126,7 @@ def test_free_beams_stand_beside_those_over_items(metrics: dict[str, float], mea
     page = (measured / "report.html").read_text()
     assert f"write items in {100 * shares['valid']:.1f}% of answers" in page
     assert "none shows its target, anything later or held out" in page
-    assert re.search(r"of 66, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
+    assert re.search(r"of 71, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
 
 
 def test_other_numbers_stand_beside_the_arm_that_they_alone_differ_from(measured: Path) -> None:

@@ -55,6 +55,8 @@ def test_a_family_can_be_asked_more_often_than_another(dataset: Dataset) -> None
     once = [name[0] for name in trained.names()]
     assert asked.count("A") == 7 * once.count("A")
     assert (asked.count("B"), asked.count("C")) == (once.count("B"), once.count("C"))
+    more = open_rows(dataset, seed=1, per_user={"explanation": 3}, count=20).train(0)
+    assert Counter(more.review[more.review >= 0].tolist()) == {k: 3 for k in trained.review.tolist() if k >= 0}
 
 
 def test_epochs_differ_and_are_repeatable(data: PersonalRows, dataset: Dataset) -> None:

@@ -45,7 +45,7 @@ def explained(summary: PersonalSummary) -> list[Sentence]:
     for arm in summary.arms:
         if arm.name != summary.main:
             found.append(_likeness(summary, arm.name, arm.group == "floor"))
-            found += _named_by(summary, arm.name, arm.group == "floor")
+            found += _named_by(summary, arm.name)
     return sorted(found + _variety(summary), key=lambda one: not one.first)
 
 
@@ -142,12 +142,12 @@ def _likeness(summary: PersonalSummary, arm: str, floor: bool) -> Sentence:
     return Sentence(f"{_label(summary, main)} is not shown to differ from {what}: {numbers}.", "open")
 
 
-def _named_by(summary: PersonalSummary, arm: str, floor: bool) -> list[Sentence]:
-    """Where another arm names what a row is about more often than the main one, or a floor less often."""
+def _named_by(summary: PersonalSummary, arm: str) -> list[Sentence]:
+    """Where another arm names what a row is about more often than the main one, or less often."""
     lines = summary.lines.get("feature_hit", {})
     ahead = lines[arm].behind if arm in lines else None
     side = _side(ahead)
-    if ahead is None or not side or (side > 0 and not floor):
+    if ahead is None or not side:
         return []
     mine, theirs = lines[summary.main].mean, lines[arm].mean
     told = f"{_label(summary, summary.main)} names the feature in {percent(mine.value)} of explanations,"

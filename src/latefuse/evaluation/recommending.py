@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from latefuse.config import Task
-from latefuse.config_personal import Personalise
+from latefuse.config_personal import Family, Personalise
 from latefuse.data import candidates
 from latefuse.data.errors import DataError
 from latefuse.evaluation import bpr, explanations, next_item, sasrec, sequence_floors, sequences, vbpr
@@ -76,24 +76,33 @@ class Sources(ArmSources):
 
     _questions: dict[tuple[str, str], Asked] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def templates(self) -> list[str]:
-        """Of each family that trains the template that is evaluated as seen, then the unseen one."""
-        families = self.desk(self.name).source.families
-        return [name for one in families for name in (family(one).seen, family(one).unseen)]
+        """Of each family that trains those that are evaluated, seen ones first; of those beside its two none that shows
+        words, of a headline say, which no test review has."""
+        source, found = self.desk(self.name).source, []
+        for one in map(family, source.families):
+            found += [name for name in one.evaluated if name not in one.also or len(source.held_out(name, "test"))]
+        return found
 
     @property
     def floors(self) -> dict[str, str]:
         """The floors that can be measured here, with words for each."""
         here = (name for name in self.evaluation.recommending.controls if name != bpr.NAME or not bpr.missing())
         wanted = {name: CONTROLS[name] for name in here}
-        return sequence_floors.MEANINGS | wanted | (WRITTEN if len(self.templates) > 4 else {})
+        return sequence_floors.MEANINGS | wanted | (WRITTEN if "explanation" in self._families else {})
 
     @property
     def skipped(self) -> list[str]:
-        """Why a control is not measured."""
+        """Why a control or a template is not measured."""
         asked_for = bpr.NAME in self.evaluation.recommending.controls
-        return [bpr.missing()] if asked_for and bpr.missing() else []
+        wordless = [name for one in self._families for name in family(one).also if name not in self.templates]
+        without = [f"{name}: no review of the test split has all words that it shows" for name in wordless]
+        return [*([bpr.missing()] if asked_for and bpr.missing() else []), *without]
+
+    @property
+    def _families(self) -> list[Family]:
+        return list(dict.fromkeys(map(family_of, self.templates)))
 
     def units(self) -> list[Unit]:
         """Trained arms first."""

@@ -81,7 +81,8 @@ class Rows:
 class PersonalRows:
     """All that rows are drawn from. `open_rows` makes one.
 
-    per_user: how often an epoch takes each user, in each family of events or by family. count: candidates of a list.
+    per_user: how often an epoch takes each user, in each family of events or by family; of explanations, how often each
+    review. count: candidates of a list.
     """
 
     found: Histories
@@ -92,7 +93,7 @@ class PersonalRows:
     families: tuple[Family, ...] = FAMILIES
 
     def train(self, epoch: int) -> Rows:
-        """The rows of an epoch: `per_user` of each user and family, and every review once; a template each.
+        """The rows of an epoch: `per_user` of each user and family, every review once unless told; a template each.
 
         Raises DataError where a family has no row to train on.
         """
@@ -148,11 +149,15 @@ class PersonalRows:
             float(rows.stars[at]), **told, row=f"{names()[rows.template[at]]} of user {self.found.users[user]!r}",
         )  # fmt: skip
 
+    def _often(self, name: Family) -> int:
+        if isinstance(self.per_user, int):
+            return 1 if name == "explanation" else self.per_user
+        return self.per_user.get(name, 1)
+
     def _train_events(self, name: Family, epoch: int, rng: np.random.Generator) -> Rows:
         """Sequential or direct rows: of templates that ask for a verdict half are about an item never had."""
         least = int(name == "sequential")
-        often = self.per_user if isinstance(self.per_user, int) else self.per_user.get(name, 1)
-        at = histories.sampled(self.found, often, self.seed, epoch, least)
+        at = histories.sampled(self.found, self._often(name), self.seed, epoch, least)
         known = [_number(one) for one in family(name).trained]
         numbers = rng.choice(known, len(at)) if len(at) else np.zeros(0, np.int64)
         asked = [template(one) for one in names()]
@@ -170,10 +175,10 @@ class PersonalRows:
         return _rows(numbers, at, item=item, liked=liked, lists=drawn, places=places)
 
     def _train_explanation(self, rng: np.random.Generator) -> Rows:
-        """Every training review once, by a template that it has all words for."""
+        """Every training review, by a template that it has all words for, each time drawn anew."""
         known = family("explanation").trained
         fits = np.stack([self.reviews.fits[one] for one in known], axis=1) & (self.reviews.split == 0)[:, None]
-        rows = np.flatnonzero(fits.any(1))
+        rows = np.repeat(np.flatnonzero(fits.any(1)), self._often("explanation"))
         chosen = np.argmax(np.where(fits[rows], rng.random((len(rows), len(known))), -1), axis=1)
         numbers = np.array([_number(one) for one in known])[chosen]
         told = np.array([one.answer.startswith("{stars}") for one in map(template, names())])[numbers]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, overload
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,14 +26,13 @@ from latefuse.models.beams import Found, free_beams, item_beams, search
 from latefuse.models.item_trie import Allowed, allowed
 from latefuse.models.personal_reading import Beams, encode, explain
 from latefuse.models.prompted import Prompted
-from latefuse.prompts import MediaRef
 from latefuse.prompts.personal import family, names
 from latefuse.prompts.personal import template as template_of
 from latefuse.tasks import personal_rows
+from latefuse.tasks.counted import Counted
 from latefuse.tasks.personal_desk import Desk, open_desk, settings_of
 from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
-from latefuse.training.schedule import Columnar
 
 Array = NDArray[Any]
 WINDOW = 16
@@ -41,45 +40,7 @@ WINDOW = 16
 
 
 @dataclass(frozen=True)
-class PersonalRow:
-    """One row of `Rows`. It holds nothing of its own."""
-
-    rows: Rows
-    place: int
-
-    @property
-    def row(self) -> str:
-        """`A-3-17-204`: its template, and the codes of its user and of its item."""
-        return self.rows.name(self.place)
-
-    @property
-    def tokens(self) -> int:
-        """Rows are counted, not words."""
-        return 1
-
-    @property
-    def learned(self) -> int:
-        """An answer."""
-        return 1
-
-    @property
-    def media(self) -> tuple[MediaRef, ...]:
-        """Vectors of pictures are made for the whole catalogue at once."""
-        return ()
-
-    @property
-    def group(self) -> str:
-        """All rows touch all parts."""
-        return "text"
-
-    @property
-    def identity(self) -> list[Any]:
-        """What the weights at the end depend on."""
-        return [self.row]
-
-
-@dataclass(frozen=True)
-class Rows(Columnar):
+class Rows(Counted):
     """Rows as columns. desk: what they are made into prompts with. epochs: where each epoch begins, and the end."""
 
     desk: Desk
@@ -89,39 +50,15 @@ class Rows(Columnar):
     def __len__(self) -> int:
         return len(self.columns)
 
-    @overload
-    def __getitem__(self, number: int) -> PersonalRow: ...
-    @overload
-    def __getitem__(self, number: slice) -> Rows: ...
-    def __getitem__(self, number: int | slice) -> PersonalRow | Rows:
-        if isinstance(number, slice):
-            return self.take(range(len(self))[number])
-        return PersonalRow(self, range(len(self))[number])
-
-    def __iter__(self) -> Iterator[PersonalRow]:
-        return (PersonalRow(self, place) for place in range(len(self)))
-
-    def take(self, numbers: Sequence[int] | Array) -> Rows:
+    def take(self, numbers: Sequence[int] | Array) -> Self:
         """Some of the rows, in the order asked for."""
-        return Rows(self.desk, self.columns.take(np.asarray(numbers, np.int64)))
-
-    def name(self, number: int) -> str:
-        """The id of a row."""
-        return self.names[number] if number < 0 else self._names(slice(number, number + 1))[0]
+        return type(self)(self.desk, self.columns.take(np.asarray(numbers, np.int64)))
 
     @property
     def names(self) -> list[str]:
-        """The ids of all rows."""
-        return self._names(slice(None))
-
-    def _names(self, some: slice) -> list[str]:
-        of, users, items = self.columns.names()[some], self.columns.user[some], self.columns.item[some]
-        return [f"{template}-{user}-{item}" for template, user, item in zip(of, users, items, strict=True)]
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """(n, 2) ones: a row counts as one token, and its answer is what is learned."""
-        return np.ones((len(self), 2), np.int64)
+        """`A-3-17-204`: a row's template, and the codes of its user and of its item."""
+        several = zip(self.columns.names(), self.columns.user, self.columns.item, strict=True)
+        return [f"{template}-{user}-{item}" for template, user, item in several]
 
     @property
     def identities(self) -> str:

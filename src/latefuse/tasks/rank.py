@@ -5,10 +5,10 @@ ids and numbers, ranked by a DLRM.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,14 +24,13 @@ from latefuse.models import ranker
 from latefuse.models.adapter_files import AdapterCard
 from latefuse.models.backbone import Backbone
 from latefuse.models.ranker import Ranker, Shown
-from latefuse.prompts import MediaRef
+from latefuse.tasks.counted import Counted
 from latefuse.tasks.rank_columns import CHUNK
 from latefuse.tasks.rank_matrix import Matrix
 from latefuse.tasks.rank_store import HISTORY, Store, open_store
 from latefuse.training.batching import shuffled_steps
 from latefuse.training.distributed import TrainingError
 from latefuse.training.features import Features
-from latefuse.training.schedule import Columnar
 
 Array = NDArray[Any]
 DRAWN_BY = 1_906_00091
@@ -39,45 +38,7 @@ BATCH = 4_096
 
 
 @dataclass(frozen=True)
-class RankRow:
-    """One row: a user, an item, a moment. It holds nothing of its own."""
-
-    rows: Rows
-    place: int
-
-    @property
-    def row(self) -> str:
-        """`events-123`: its table and its place there."""
-        return self.rows.name(self.place)
-
-    @property
-    def tokens(self) -> int:
-        """Rows are counted, not words."""
-        return 1
-
-    @property
-    def learned(self) -> int:
-        """A label."""
-        return 1
-
-    @property
-    def media(self) -> tuple[MediaRef, ...]:
-        """Vectors of pictures are made for the whole catalogue at once."""
-        return ()
-
-    @property
-    def group(self) -> str:
-        """All rows touch all parts."""
-        return "text"
-
-    @property
-    def identity(self) -> list[Any]:
-        """What the weights at the end depend on."""
-        return [self.row]
-
-
-@dataclass(frozen=True)
-class Rows(Columnar):
+class Rows(Counted):
     """Rows as columns. places: (n,) rows of the store's columns, in stored order."""
 
     store: Store
@@ -86,35 +47,14 @@ class Rows(Columnar):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, number: int) -> RankRow: ...
-    @overload
-    def __getitem__(self, number: slice) -> Rows: ...
-    def __getitem__(self, number: int | slice) -> RankRow | Rows:
-        if isinstance(number, slice):
-            return Rows(self.store, self.places[number])
-        return RankRow(self, range(len(self.places))[number])
-
-    def __iter__(self) -> Iterator[RankRow]:
-        return (RankRow(self, place) for place in range(len(self.places)))
-
-    def take(self, numbers: Sequence[int] | Array) -> Rows:
+    def take(self, numbers: Sequence[int] | Array) -> Self:
         """Some of the rows, in the order asked for."""
-        return Rows(self.store, self.places[np.asarray(numbers, np.int64)])
-
-    def name(self, number: int) -> str:
-        """The id of a row."""
-        return f"{self.store.columns.table}-{self.store.columns.number[self.places[number]]}"
+        return type(self)(self.store, self.places[np.asarray(numbers, np.int64)])
 
     @property
     def names(self) -> list[str]:
-        """The ids of all rows."""
+        """`events-123`: a row's table and its place there."""
         return [f"{self.store.columns.table}-{number}" for number in self.store.columns.number[self.places]]
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """(n, 2) ones: a row counts as one token, and its label is what is learned."""
-        return np.ones((len(self), 2), np.int64)
 
     @property
     def identities(self) -> str:

@@ -18,7 +18,8 @@ def test_there_are_29_in_three_families_and_the_last_of_each_never_trains() -> N
         assert list(part.templates) == [f"{letter}-{number}" for number in range(1, count + 1)]
         assert part.trained == tuple(part.templates)[:-1]
         assert part.unseen == tuple(part.templates)[-1]
-        assert part.seen in part.trained
+        assert {part.seen, *part.also} <= set(part.trained)
+        assert part.evaluated == (part.seen, *part.also, part.unseen)
         assert all(family_of(one) == name for one in part.templates)
     assert [family(name).seen for name in FAMILIES] == ["A-3", "B-5", "C-3"]
 

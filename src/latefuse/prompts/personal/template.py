@@ -68,19 +68,25 @@ class PersonalTemplate(Section):
 
 
 class PersonalFamily(Section):
-    """The templates of a family by name. seen, unseen: what is evaluated, of which `unseen` never trains."""
+    """The templates of a family by name. seen, also, unseen: what is evaluated, of which `unseen` never trains."""
 
     family: Family
     seen: str
     unseen: str
+    also: tuple[str, ...] = ()
     templates: dict[str, PersonalTemplate] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_are_there(self) -> Self:
-        for name in (self.seen, self.unseen):
+        for name in self.evaluated:
             if name not in self.templates:
                 raise ValueError(f"no template {name!r}{nearest(name, self.templates)}")
         return self
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The names of the templates that are evaluated: what stands for the family first, the unseen one last."""
+        return self.seen, *self.also, self.unseen
 
     @property
     def trained(self) -> tuple[str, ...]:
