@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from latefuse import usage
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import sources
 from latefuse.sections import Section
 from latefuse.steps import prepare

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from latefuse import usage
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.steps import prepare, prepare_merge, prepare_shard
 from latefuse.tracking import Null
 

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from latefuse.config import CONTROLS, Config, Data, Kind, Recipe, Task
+from latefuse.config import CONTROLS, Config, Kind, Recipe, Task
+from latefuse.config_data import Data
 from latefuse.config_profile import Profile, Resources
 from latefuse.configfile import load
 from latefuse.sections import ConfigError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from latefuse.cluster import node
-from latefuse.config import Data
+from latefuse.config_data import Data
 
 
 def test_prepare_keeps_answers_in_the_cache_of_this_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

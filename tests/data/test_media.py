@@ -11,7 +11,7 @@ import pytest
 from broken_media import encoded, gradient, grey_of, huge_png, with_duration, write_clip, write_sound
 from PIL import Image, ImageFile, ImageOps
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.data import media
 from latefuse.data.errors import MediaError
 from latefuse.data.media import check_image, check_video, frame_indices, open_image, read_frames, sniff

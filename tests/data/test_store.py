@@ -8,7 +8,7 @@ import pytest
 from broken_media import encoded, gradient, write_clip
 from PIL import Image
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.data import store
 from latefuse.data.errors import MediaError
 from latefuse.data.store import MediaStore, Stored

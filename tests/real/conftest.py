@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from latefuse import tracking
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.sources import REAL_DATA
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from latefuse import tracking
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.steps import prepare
 

@@ -30,7 +30,7 @@ def test_five_core_with_poster_and_plot(
 
 
 def test_everything(real_data: Callable[[str], Path]) -> None:
-    from latefuse.config import Data
+    from latefuse.config_data import Data
     from latefuse.data import sources
 
     source: Any = sources.build(Data(source="movielens", path=str(real_data("ml_latest_small_posters"))), Path())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import sources
 from latefuse.data.dataset import Dataset, store_medium, write_dataset
 from latefuse.data.errors import DataError

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from broken_media import encoded, gradient, huge_png, write_clip
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.data.sources import SOURCES

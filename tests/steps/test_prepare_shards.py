@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from broken_media import encoded, gradient, write_clip
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import shards as parts
 from latefuse.data import store
 from latefuse.data.dataset import Dataset

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from latefuse.config import Data, Job, Task
+from latefuse.config import Job, Task
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.models.backbone import Backbone, load

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from latefuse.config import AdapterConfig, MediaLimits
+from latefuse.config import AdapterConfig
+from latefuse.config_data import MediaLimits
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import MediaError
 from latefuse.models.adapters import attach

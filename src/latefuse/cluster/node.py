@@ -15,7 +15,8 @@ from typing import Any
 
 from latefuse import places, tracking, usage
 from latefuse.cluster.train_job_where import Where, of_environment
-from latefuse.config import BackboneConfig, Data, Evaluation, Job, Task
+from latefuse.config import BackboneConfig, Evaluation, Job, Task
+from latefuse.config_data import Data
 from latefuse.config_fusion import Fusion
 from latefuse.config_vectors import Catalogue
 from latefuse.sections import Section

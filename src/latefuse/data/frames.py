@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.data.errors import MediaError
 
 DEMUXERS = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import TableWriter
 from latefuse.data.errors import DataError, MediaError, Refusal
 from latefuse.data.near import Texts

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.data.errors import MediaError
 from latefuse.data.frames import count, decode, header, within_pixels
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latefuse import progress
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.config_vectors import Mining
 from latefuse.data.errors import DataError
 from latefuse.data.ingest import Staged

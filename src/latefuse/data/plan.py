@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import leaks, quotes, splits
 from latefuse.data.errors import DataError
 from latefuse.data.ingest import LONER, Staged

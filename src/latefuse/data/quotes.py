@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.ingest import Staged, free_text
 from latefuse.data.leaks import EXAMPLES, Finding
 from latefuse.data.shingles import BATCH, HASH_BITS, MASK, shingle_keys, word_hashes

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import typed
 from latefuse.data.dataset import BATCH, MANIFEST, TableWriter, digest_of, fingerprint, store_medium
 from latefuse.data.errors import DataError, MediaError, Refusal

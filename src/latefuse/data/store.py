@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from latefuse import progress
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.data.dataset import store_medium
 from latefuse.data.errors import MediaError
 from latefuse.data.media import check_image, check_video, open_image, read_frames

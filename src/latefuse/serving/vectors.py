@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.data.dataset import Dataset
 from latefuse.data.media import check_image
 from latefuse.models import embedder

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latefuse import usage
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import mining, sources, splits, typed
 from latefuse.data import plan as plans
 from latefuse.data.dataset import BATCH, MANIFEST, Dataset, seal

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.steps import prepare
 from latefuse.tracking import Tracker
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latefuse import usage
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import shards as parts
 from latefuse.steps.prepare import corrected
 from latefuse.tracking import Tracker

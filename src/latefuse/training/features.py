@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.data.media import MediaError, open_image, read_frames
 from latefuse.models.backbone import Backbone, MediaBatch
 from latefuse.prompts import MediaRef

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.demo import feed, journey, looks, oracle, users, world
 from latefuse.data.errors import DataError

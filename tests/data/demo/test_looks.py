@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.config_vectors import Mining
 from latefuse.data import mining
 from latefuse.data.dataset import Dataset

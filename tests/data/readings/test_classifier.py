@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import MobileNetV2ForImageClassification
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.config_rank import Reader
 from latefuse.data.errors import DataError
 from latefuse.data.readings import classifier

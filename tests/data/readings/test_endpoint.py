@@ -14,7 +14,7 @@ import pytest
 from loopback_chat import Chat, chat, said
 from PIL import Image
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.config_rank import Reader
 from latefuse.data.errors import DataError
 from latefuse.data.readings import endpoint

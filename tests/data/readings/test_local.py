@@ -16,7 +16,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.config_rank import Reader
 from latefuse.data.media import open_image
 from latefuse.data.readings.local import TOKENS_A_WORD, Local

@@ -15,7 +15,7 @@ import pytest
 from broken_media import encoded, gradient
 from loopback_chat import chat, said
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.data.readings import check, make

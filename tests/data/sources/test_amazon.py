@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.steps import prepare

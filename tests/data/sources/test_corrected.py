@@ -12,7 +12,7 @@ import polars
 import pytest
 from broken_media import encoded, gradient
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
 from latefuse.data.sources import raw_digest

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data.schema import REQUIRED, TABLES
 from latefuse.data.sources import SOURCES
 from latefuse.data.sources.manifest import EXTRA, NUMBERED, ManifestOptions, Table

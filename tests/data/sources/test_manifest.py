@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import sources
 from latefuse.data.errors import DataError
 from latefuse.sections import ConfigError

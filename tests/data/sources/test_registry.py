@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.data import sources
 from latefuse.data.errors import DataError
 from latefuse.sections import ConfigError

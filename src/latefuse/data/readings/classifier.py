@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.config_rank import Reader
 from latefuse.data.errors import DataError
 from latefuse.data.media import open_image

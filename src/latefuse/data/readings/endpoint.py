@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.config_rank import Reader
 from latefuse.data.errors import DataError
 from latefuse.data.media import open_image

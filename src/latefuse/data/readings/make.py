@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from latefuse import progress
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.config_rank import Reader
 from latefuse.data.dataset import BATCH, TableWriter
 from latefuse.data.errors import DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from latefuse.config import MediaLimits
+from latefuse.config_data import MediaLimits
 from latefuse.config_rank import Reader
 from latefuse.data.readings.request import Maker
 

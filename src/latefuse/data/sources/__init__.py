@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from latefuse.config import Data
+from latefuse.config_data import Data
 from latefuse.sections import ConfigError, Section, checked, nearest
 
 Row = dict[str, Any]
