@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from latefuse import usage
-from latefuse.config import Mining
+from latefuse.config_vectors import Mining
 from latefuse.data.mining import DIGITS, SLICE, mine
 
 EVENTS_A_USER = 50
