@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
 
 from latefuse.cluster.kfp_auth import SubmitError
-from latefuse.cluster.there import ClusterError, api_client, reachable
+from latefuse.cluster.there import ClusterError, api_client, asked, reachable
 
 SERVICE = "/api/v1/namespaces/{}/services/ml-pipeline:http/proxy"
 TIMEOUT_S = 30
@@ -40,16 +39,8 @@ def health(context: str, installed: str, explained: Callable[[int | None, str], 
 
     api, _ = api_client(context)
     try:
-        answer = api.call_api(
-            f"{SERVICE.format(installed)}/apis/v2beta1/healthz",
-            "GET",
-            header_params={"Accept": "application/json"},
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            _return_http_data_only=True,
-            _request_timeout=TIMEOUT_S,
-        )
-        found = json.loads(answer.data)
+        path = f"{SERVICE.format(installed)}/apis/v2beta1/healthz"
+        found = asked(api, "GET", path, {"Accept": "application/json"}, TIMEOUT_S)
     except ApiException as error:
         if error.status == 404:
             raise SubmitError(

@@ -92,6 +92,22 @@ def api_client(context: str | None = None) -> tuple[Any, Mapping[str, Any]]:
     return client.ApiClient(settings), named
 
 
+def asked(api: Any, method: str, path: str, headers: dict[str, str], timeout_s: float, body: Any = None) -> Any:
+    """What the API of an `api_client` answers, as JSON. Raises ApiException, urllib3's HTTPError, and ValueError where
+    it is no JSON."""
+    answer = api.call_api(
+        path,
+        method,
+        header_params=headers,
+        body=body,
+        auth_settings=["BearerToken"],
+        _preload_content=False,
+        _return_http_data_only=True,
+        _request_timeout=timeout_s,
+    )
+    return json.loads(answer.data)
+
+
 class Kubernetes:
     """A namespace of the cluster that a context of kubectl names."""
 
@@ -148,17 +164,7 @@ class Kubernetes:
         from kubernetes.client import ApiException
 
         try:
-            answer = self._api.call_api(
-                path,
-                method,
-                header_params=headers,
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=TIMEOUT_S,
-            )
-            found = json.loads(answer.data)
+            found = asked(self._api, method, path, headers, TIMEOUT_S, body)
         except ApiException as error:
             if error.status == 404:
                 return None
