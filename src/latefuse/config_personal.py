@@ -67,6 +67,10 @@ class Personalise(Section):
                 raise ValueError(f"{name} {list(getattr(self, name))}: each one once")
         if self.per_family and self.adapter != "bottleneck":
             raise ValueError("per_family: of bottlenecks only; LoRA is one for all families")
+        if self.families == ("explanation",):
+            raise ValueError("families: explanations are measured beside what comes next or what suits: add one")
+        if self.random_base and self.adapter != "bottleneck":
+            raise ValueError("random_base: behind bottlenecks only")
         if self.shuffled and not self.k:
             raise ValueError("shuffled: there are no pictures to shuffle with k=0")
         return self

@@ -18,7 +18,7 @@ from small_shop import shop
 from latefuse.config import Evaluation, Job, Task
 from latefuse.config_fusion import Fusion
 from latefuse.data.dataset import write_dataset
-from latefuse.evaluation import bpr
+from latefuse.evaluation import bpr, sequences
 from latefuse.evaluation.recommending import Sources
 from latefuse.steps import evaluate, evaluate_recommending, finetune
 from latefuse.tasks.personal_rows import open_rows
@@ -119,13 +119,31 @@ def test_a_template_whose_words_no_review_has_is_left_out_and_told(tmp_path: Pat
     assert found.skipped == ([] if headed else ["C-1: no review of the test split has all words that it shows"])
 
 
+def test_a_template_beside_the_two_of_its_family_is_no_unseen_one(measured: Path) -> None:
+    page = (measured / "report.html").read_text()
+    for template, told in {"C-3": "seen in training", "C-1": "seen in training", "C-12": "unseen"}.items():
+        assert f"Why ({template}, {told})" in page
+
+
+def test_chance_leaves_out_what_a_user_has_had(tmp_path: Path) -> None:
+    """Against items drawn by lot among those that are not in the history."""
+    data = shop(tmp_path / "shop", [5, 9, 12, 14] * 4, items=16)
+    source = open_rows(data)
+    question = sequences.asked(source.found, source.asked("test", "sequential"))
+    told: Any = SimpleNamespace(name="both", desk=lambda arm: SimpleNamespace(items=list(range(16))))
+    pool = evaluate_recommending._pool(told, SimpleNamespace(user=question.history.last(1)[:, 0], question=question))
+    had = [len(set(question.history.indices[question.history.row_of == row])) for row in range(16)]
+    assert 2 / pool == pytest.approx(np.mean([2 / (16 - count) for count in had]))
+    assert pool < 16 - np.mean(had)
+
+
 def test_free_beams_stand_beside_those_over_items(metrics: dict[str, float], measured: Path) -> None:
     shares = {name: metrics[f"eval/free_beams/{name}"] for name in ("valid", "distinct", "new")}
     assert 0 <= shares["new"] <= shares["distinct"] <= shares["valid"] <= 1
     assert metrics["eval/free_beams/hit_constrained"] == pytest.approx(metrics["eval/hr_at_10"])
     page = (measured / "report.html").read_text()
     assert f"write items in {100 * shares['valid']:.1f}% of answers" in page
-    assert "none shows its target, anything later or held out" in page
+    assert "none holds its target, anything later or held out" in page
     assert re.search(r"of 71, \d+ without the oldest of their history, \d+ with words cut by a limit", page)
 
 

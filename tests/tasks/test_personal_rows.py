@@ -59,6 +59,17 @@ def test_a_family_can_be_asked_more_often_than_another(dataset: Dataset) -> None
     assert Counter(more.review[more.review >= 0].tolist()) == {k: 3 for k in trained.review.tolist() if k >= 0}
 
 
+def test_a_review_without_a_word_explains_nothing_and_is_counted(tmp_path: Path) -> None:
+    data = shop(tmp_path / "shop", [5, 6, 7, 8] * 4, items=40)
+    tables = {name: list(data.rows(name)) for name in data.tables}
+    silent = [number for number, row in enumerate(tables["reviews"]) if row["feature"] and row["split_loo"] == "test"]
+    tables["reviews"][silent[0]]["text"] = "!!! :)"
+    before, after = open_rows(data), open_rows(write_dataset(tmp_path / "changed", tables))
+    assert len(after.held_out("C-3", "test")) == len(before.held_out("C-3", "test")) - 1
+    assert (before.left_out("test"), after.left_out("test")) == ({}, {"review-without-words": 1})
+    assert after.left_out("train") == {}
+
+
 def test_epochs_differ_and_are_repeatable(data: PersonalRows, dataset: Dataset) -> None:
     first, again, other = data.train(0), open_rows(dataset, 1, 30, 20).train(0), data.train(1)
     for name in first.__dataclass_fields__:

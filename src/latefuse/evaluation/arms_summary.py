@@ -67,7 +67,7 @@ class ArmsSummary:
     slices: Mapping[str, Mapping[str, Line]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     oracle: Mapping[str, float] = field(default_factory=dict)
-    pool: int = 0
+    pool: float = 0
     prior: bool = False
 
     @property
@@ -88,7 +88,7 @@ def summarise(
     slices: Mapping[str, Sequence[str]],
     about: str,
     how: Bootstrap,
-    pool: int = 0,
+    pool: float = 0,
     prior: bool = False,
 ) -> ArmsSummary:
     """All estimates. table: a line per arm, seed, condition and row; slices: name -> ids of rows.

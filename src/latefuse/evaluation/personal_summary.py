@@ -45,7 +45,7 @@ def summarise(
     redraw: Redraw,
     knocked: Mapping[str, Mapping[str, Sequence[Sums]]] | None = None,
     oracle: Mapping[str, float] | None = None,
-    pool: int = 0,
+    pool: float = 0,
 ) -> PersonalSummary:
     """All estimates of one kind of question.
 

@@ -161,6 +161,11 @@ class Sources(ArmSources):
             asked, main = self.question(template, unit.source), self.question(template)
             if not (np.array_equal(asked.user, main.user) and np.array_equal(asked.item, main.item)):
                 raise DataError(f"{unit.source}: its rows of {template} differ from those of {self.name}")
+            if asked.lists is not None and (main.lists is None or not np.array_equal(asked.lists, main.lists)):
+                raise DataError(
+                    f"{unit.source}: its candidates of {template} differ from those of {self.name}: `candidates` and "
+                    "`rows_seed` must be those of the task"
+                )
         kind.load(self.backbone, self.adapters[unit.seed, unit.source])
         for template in self.templates:
             asked = self.question(template, unit.source)

@@ -74,7 +74,7 @@ def lifts_over_text(
     return found
 
 
-def chance(metric: str, pool: int) -> float | None:
+def chance(metric: str, pool: float) -> float | None:
     """What an order drawn by lot finds: k / pool of the partners; None where the metric is no recall or hit rate.
 
     Of a metric over sampled candidates the pool is those.

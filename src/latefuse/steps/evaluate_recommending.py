@@ -103,7 +103,7 @@ def run(
 
 def _title(template: str) -> str:
     one = family(family_of(template))
-    return f"{TITLES[one.family]} ({template}, {'seen in training' if template == one.seen else 'unseen'})"
+    return f"{TITLES[one.family]} ({template}, {'seen in training' if template in one.trained else 'unseen'})"
 
 
 def _by_arm(measured: Measured, template: str) -> dict[str, list[Mapping[str, Sums]]]:
@@ -122,7 +122,7 @@ def _free(sources: Sources, measured: Measured) -> dict[str, float]:
 
 
 def _audited(sources: Sources, asked: Mapping[str, Asked]) -> str:
-    """Whether a prompt of events shows its target or what is held out: of an epoch of training, and of all questions.
+    """Whether a history of the main arm holds its target or what is held out: of an epoch, and of all questions.
 
     Raises DataError where one does.
     """
@@ -133,7 +133,7 @@ def _audited(sources: Sources, asked: Mapping[str, Asked]) -> str:
     finding = leaks.prompt_order(begin[events], end[events], place[events], source.found.split)
     if not finding.passed:
         raise DataError(f"{sources.dataset.path}: {finding.detail}, of {finding.checked:,}; prepare it again")
-    return f"{finding.checked:,} of training and test; none shows its target, anything later or held out"
+    return f"{finding.checked:,} histories of training and test; none holds its target, anything later or held out"
 
 
 def _shortened(told: Mapping[str, int]) -> str:
@@ -157,7 +157,7 @@ def _slices(sources: Sources, one: Asked) -> dict[str, Any]:
 
 def _summary(sources: Sources, measured: Measured, one: Asked) -> PersonalSummary:
     """All estimates of one template."""
-    kind, oracle, pool = family_of(one.template), dict[str, float](), 0
+    kind, oracle, pool = family_of(one.template), dict[str, float](), 0.0
     if one.lists is None:
         metrics = list(explanations.METRICS)
         fields = [one.rows.desk.source.fields(one.rows.columns, at) for at in range(len(one.item))]
@@ -169,7 +169,7 @@ def _summary(sources: Sources, measured: Measured, one: Asked) -> PersonalSummar
         metrics = next_item.names(protocol=sample)
         if kind == "sequential":
             metrics = [*next_item.names(), *metrics]
-            oracle, pool = _oracle(sources, one), len(sources.desk(sources.name).items)
+            oracle, pool = _oracle(sources, one), _pool(sources, one)
     arms = [arm for arm in recommending.arms_of(sources) if arm.name in _by_arm(measured, one.template)]
     return summarise(
         sources.name,
@@ -181,6 +181,15 @@ def _summary(sources: Sources, measured: Measured, one: Asked) -> PersonalSummar
         oracle=oracle,
         pool=pool,
     )
+
+
+def _pool(sources: Sources, one: Asked) -> float:
+    """Among how many items a user's next one is searched: those not in the history, by the harmonic mean over users, so
+    that k of it is what an order drawn by lot finds."""
+    assert one.question is not None
+    pairs = np.stack([one.question.history.row_of, one.question.history.indices])
+    had = np.bincount(np.unique(pairs, axis=1)[0], minlength=len(one.user))
+    return float(1 / np.mean(1 / np.maximum(len(sources.desk(sources.name).items) - had, 1)))
 
 
 def _oracle(sources: Sources, one: Asked) -> dict[str, float]:

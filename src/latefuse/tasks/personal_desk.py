@@ -21,7 +21,7 @@ from latefuse.models.backbone import Backbone
 from latefuse.models.item_trie import ItemTrie
 from latefuse.models.prompted import Prompted, collate
 from latefuse.models.text_vectors import rarity, text_vectors
-from latefuse.prompts.personal import Limits, PersonalSplicer, ids, template
+from latefuse.prompts.personal import FAMILIES, Limits, PersonalSplicer, ids, template
 from latefuse.tasks import personal_rows
 from latefuse.tasks.item_pictures import donors_among, picture_vectors, warm_pictures
 from latefuse.tasks.personal_rows import PersonalRows, Rows
@@ -199,8 +199,9 @@ def open_desk(dataset: Dataset, task: Task, backbone: Backbone) -> Desk:
 
 
 def _present(dataset: Dataset, families: Sequence[Any]) -> tuple[Any, ...]:
-    """The families that the dataset has rows for."""
-    return tuple(name for name in families if name != "explanation" or "reviews" in dataset.tables)
+    """The families that the dataset has rows for, those of events first."""
+    known = (name for name in FAMILIES if name in families)
+    return tuple(name for name in known if name != "explanation" or "reviews" in dataset.tables)
 
 
 def settings_of(task: Task) -> Personalise:

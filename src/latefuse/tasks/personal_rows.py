@@ -25,6 +25,8 @@ from latefuse.prompts.personal.template import Family
 BANDS = ((1.0, 1.4), (1.5, 2.4), (2.5, 3.4), (3.5, 4.4), (4.5, 5.0))
 """What stars may become where they are written before an explanation in training: a number of their own band."""
 NONE = -1
+WORD = r"[\pL\pN]"
+"""What a text has that says anything: a letter or a digit."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ class PersonalRows:
         """The targets of a held-out split. A sequential row needs a history of one item, a direct one none."""
         return histories.targets(self.found, split, least=int(part == "sequential"))
 
+    def left_out(self, split: str) -> dict[str, int]:
+        """Reviews of a split that explain nothing, for want of a word."""
+        without = (self.reviews.split == SPLITS.index(split)) & ~self.reviews.fits[family("explanation").seen]
+        return {"review-without-words": int(without.sum())} if without.any() else {}
+
     def candidates(self, split: str) -> Array:
         """(m, count) the candidates of the direct rows of a held-out split, to be stored."""
         return candidates.candidates(self.found, self.asked(split, "direct"), split, self.count, self.seed)
@@ -230,7 +237,7 @@ def _reviews(table: pa.Table, user: Array, found: Histories) -> Reviews:
     stars = np.asarray(pc.cast(table["stars"], pa.float64()))
     has = {
         "stars": stars > 0,
-        **{name: np.asarray(pc.not_equal(table[name], "")) for name in ("headline", "feature", "text")},
+        **{name: np.asarray(pc.match_substring_regex(table[name], WORD)) for name in ("headline", "feature", "text")},
     }
     fits = {
         name: np.logical_and.reduce([has[field] for field in one.needs])

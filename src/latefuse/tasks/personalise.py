@@ -138,12 +138,12 @@ def select(dataset: Dataset, task: Task, split: str, backbone: Backbone, needed:
     """
     desk = open_desk(dataset, task, backbone)
     if split == "train":
-        return Selection(_epochs(desk, task.train.max_steps * task.train.batch_size), {})
+        return Selection(_epochs(desk, task.train.max_steps * task.train.batch_size), desk.source.left_out(split))
     found = [asked(desk, family(name).seen, split) for name in desk.source.families]
     rows = Rows(desk, personal_rows.joined([one.columns for one in found]))
     if not len(rows) and needed:
         raise DataError(f"{dataset.path}: no user and no review in split {split!r} of scheme 'loo'")
-    return Selection(rows, {})
+    return Selection(rows, desk.source.left_out(split))
 
 
 def asked(desk: Desk, template: str, split: str) -> Rows:
