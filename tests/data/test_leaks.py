@@ -54,6 +54,15 @@ def test_time_order() -> None:
     assert leaks.time_order(np.array([9, 1]), np.array([TRAIN, TRAIN])).passed
 
 
+def test_a_review_of_what_a_user_has_later_only() -> None:
+    """User 0 has item 5 in train and in test, 6 in valid, 7 in test; user 1 item 7 in train."""
+    events = np.array([0, 0, 0, 0, 1]), np.array([5, 6, 7, 5, 7]), np.array([TRAIN, VALID, TEST, TEST, TRAIN])
+    user, item = np.array([0, 0, 0, 1, 0]), np.array([5, 6, 7, 7, 8])
+    assert leaks.held_pairs(user, item, np.array([TRAIN, VALID, TEST, TRAIN, TRAIN]), events).passed
+    assert leaks.held_pairs(user, item, np.array([TRAIN, TRAIN, VALID, TRAIN, TRAIN]), events).found == 2
+    assert leaks.held_pairs(user, item, np.array([TRAIN, -1, -1, TRAIN, TRAIN]), events).passed
+
+
 def test_order_per_user() -> None:
     user, codes = np.array([0, 0, 0, 1]), np.array([TRAIN, VALID, TEST, TRAIN])
     assert leaks.user_order(user, np.array([1, 1, 2, 99]), codes).passed

@@ -122,6 +122,18 @@ def test_a_review_of_a_held_out_event_does_not_train() -> None:
     assert codes.tolist() == [TRAIN, VALID, TEST, TRAIN]
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12),
+)
+def test_the_least_held_out_event_of_a_pair(events: list[tuple[int, int, int]], rows: list[tuple[int, int]]) -> None:
+    others = tuple(np.array([event[k] for event in events], np.int64) for k in range(3))
+    user, item = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
+    wanted = [min((code for *pair, code in events if tuple(pair) == row), default=NONE) for row in rows]
+    assert splits.first_codes(user, item, others).tolist() == wanted
+
+
 def test_numbers_are_a_permutation_that_knows_nothing_of_the_split() -> None:
     number = splits.numbers(splits.uniform(KEYS, "number:0"))
     assert np.array_equal(np.sort(number), np.arange(len(KEYS)))

@@ -115,6 +115,7 @@ def test_a_sound_source_becomes_a_whole_dataset(run: Callable[..., Dataset], tab
         "pair",
         "time/events",
         "loo/reviews",
+        "held/reviews",
         "number/order",
         "number/next",
     } <= set(dataset.manifest["leaks"])

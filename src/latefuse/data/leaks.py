@@ -110,6 +110,19 @@ def user_order(user: Array, ts: Array, codes: Array) -> Finding:
     return Finding(found == 0, len(ts), found, f"{found} rows are after a row of the same user that is held out")
 
 
+def held_pairs(user: Array, item: Array, codes: Array, events: tuple[Array, Array, Array]) -> Finding:
+    """No review is about what its user has among events in more held-out splits only: it would tell the target.
+
+    user, item, codes: (reviews,). events: user, item and codes of the events.
+    """
+    width = int(max(item.max(initial=-1), events[1].max(initial=-1))) + 1
+    pair, had, found = user.astype(np.int64) * width + item, events[0].astype(np.int64) * width + events[1], 0
+    for code in (TRAIN, VALID):
+        told = pair[codes == code]
+        found += int((np.isin(told, had[events[2] > code]) & ~np.isin(told, had[events[2] <= code])).sum())
+    return Finding(found == 0, len(user), found, f"{found} reviews are about a row of events that is more held out")
+
+
 def pair_disjoint(a: Array, b: Array, codes: Array, names: int) -> Finding:
     """No pair, in either direction, is in train and in test. a, b: (rows,) places of the items."""
     _, group = np.unique(pair_keys(a, b, names), return_inverse=True)

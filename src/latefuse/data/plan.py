@@ -136,7 +136,7 @@ def add_pairs(plan: SplitPlan, staged: Staged, data: Data) -> None:
 
 def _by_time(plan: SplitPlan, staged: Staged, data: Data) -> None:
     """One global cut for events and reviews; leave-one-out per user, where a review never trains on a held-out
-    event.
+    event: one that its user wrote before it is in no split.
     """
     tables = [table for table in BEHAVIOUR if table in staged.rows]
     if not tables:
@@ -148,6 +148,15 @@ def _by_time(plan: SplitPlan, staged: Staged, data: Data) -> None:
         if table != tables[0]:
             first = plan.codes[tables[0]]["loo"], staged.column(tables[0], "user"), staged.column(tables[0], "ts")
             left = splits.not_before(left, user, ts, (first[1], first[2], first[0]))
+            had = staged.column(table, "item"), (first[1], staged.column(tables[0], "item"), first[0])
+            early = left < splits.first_codes(user, *had)
+            left = np.where(early, splits.NONE, left).astype(np.int8)
+            if early.any():
+                plan.notes.append(
+                    f"split_loo of {table}: {int(early.sum()):,} of {len(left):,} rows are in none, written before the "
+                    f"held-out row of {tables[0]} that they are about"
+                )
+            plan.findings[f"held/{table}"] = leaks.held_pairs(user, had[0], left, had[1])
         by_time = splits.by_time(ts, staged.column(table, "given_time"), cuts)
         plan.codes[table] = {"time": by_time, "loo": left}
         plan.findings[f"time/{table}"] = leaks.time_order(ts, by_time)

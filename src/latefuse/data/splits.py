@@ -147,6 +147,22 @@ def not_before(codes: Array, user: Array, ts: Array, others: tuple[Array, Array,
     return out
 
 
+def first_codes(user: Array, item: Array, others: tuple[Array, Array, Array]) -> Array:
+    """(rows,) the least held-out split in which the other table (events) has a row's user with its item; NONE: nowhere.
+
+    others: (user, item, codes) of the other table.
+    """
+    width = int(max(item.max(initial=-1), others[1].max(initial=-1))) + 1
+    pairs, place = np.unique(others[0].astype(np.int64) * width + others[1], return_inverse=True)
+    if not len(pairs):
+        return np.full(len(user), NONE, np.int8)
+    least = np.full(len(pairs), TEST, np.int8)
+    np.minimum.at(least, place, others[2])
+    wanted = user.astype(np.int64) * width + item
+    at = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
+    return np.where(pairs[at] == wanted, least[at], NONE).astype(np.int8)
+
+
 def numbers(drawn: Array) -> Array:
     """(items,) the rank of each item's draw: ids for models, a permutation whose order tells nothing."""
     rank = np.empty(len(drawn), np.int64)

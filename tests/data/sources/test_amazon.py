@@ -55,6 +55,8 @@ EXPLAINED = [
     {"user": "A0", "item": "B001", "feature": "smell", "sentence": "the smell is great", "stars": 5},
     {"user": "A9", "item": "B001", "feature": "smell", "sentence": "nobody wrote it"},
     {"user": "A0", "item": "B002", "feature": None, "sentence": "x"},
+    {"user": "A0", "item": "B001", "feature": "price", "sentence": "it costs little"},
+    {"user": "A0", "item": "B003", "feature": "", "sentence": "x"},
 ]
 
 
@@ -95,8 +97,11 @@ def test_tables(shop: Path, collect: Callable[..., Any]) -> None:
     assert events["A2", "B001"]["ts"] == review(2, 1)["unixReviewTime"]
     assert {row["kind"] for row in found["events"]} == {"rating"}
     assert {row["id"]: row["name"] for row in found["users"]} == {f"A{user}": f"Ann & Bo {user}" for user in range(6)}
-    reviews = {(row["user"], row["item"]): row for row in found["reviews"]}
+    reviews = {(row["user"], row["item"]): row for row in reversed(found["reviews"])}
     assert set(reviews) == set(events)
+    assert len(found["reviews"]) == len(events) + 1, "a row for each explanation"
+    said = {(row["feature"], row["text"]) for row in found["reviews"] if (row["user"], row["item"]) == ("A0", "B001")}
+    assert said == {("smell", "the smell is great"), ("price", "it costs little")}
     assert reviews["A2", "B001"]["text"] == 'Item 1 "works".'
     assert (reviews["A2", "B001"]["headline"], reviews["A2", "B001"]["feature"]) == ("It works", "")
     assert (reviews["A0", "B001"]["text"], reviews["A0", "B001"]["feature"]) == ("the smell is great", "smell")
@@ -112,6 +117,7 @@ def test_broken_rows_are_told_once(shop: Path, collect: Callable[..., Any]) -> N
     expected += [("items", f"meta.json:{line}", "not-json") for line in (3, 4, 6)]
     expected += [("items", "meta.json:5", "wrong-type")]
     expected += [("reviews", "explained.jsonl:3", "wrong-type"), ("reviews", "explained.jsonl:2", "dangling-reference")]
+    expected += [("reviews", "explained.jsonl:5", "missing-value")]
     assert Counter(found["errors"]) == Counter(expected)
 
 

@@ -40,10 +40,11 @@ class AmazonOptions(Section):
     """Which files, and which users and items are kept.
 
     metadata: titles, descriptions, categories; "" for none. pictures: the folder with <asin>.jpg (or .png ...), "" for
-    none; nothing is fetched. explanations: JSON lines with user, item, feature and sentence, "" for none; where a
-    review has one, the sentence is its text. names: whether users are called by what they call themselves. needs: items
-    without are left out. limit: that many users at most (a uniform choice, the same in every run). core: users and
-    items with fewer reviews are left out, again and again until none is left.
+    none; nothing is fetched. explanations: JSON lines with user, item, feature and sentence, "" for none; a review that
+    has some becomes a row for each, with the sentence as its text; those of a review that is left out go with it.
+    names: whether users are called by what they call themselves. needs: items without are left out. limit: that many
+    users at most (a uniform choice, the same in every run). core: users and items with fewer reviews are left out,
+    again and again until none is left.
     """
 
     reviews: str
@@ -131,15 +132,12 @@ class Amazon:
 
     def _reviews(self) -> Iterator[Row]:
         kept = set(self._ratings["line"].to_list())
-        explained = dict[tuple[str, str], Row]()
-        if self.options.explanations:
-            for raw in read_jsonl(below(self.root, self.options.explanations)):
-                if "_error" not in raw and any(not isinstance(raw.get(key), str) for key in EXPLANATION):
-                    raw = broken(raw["_line"], "wrong-type", f"{', '.join(EXPLANATION)} are texts")
-                if "_error" in raw:
-                    yield raw
-                else:
-                    explained.setdefault((raw["user"], raw["item"]), raw)
+        explained = dict[tuple[str, str], list[Row]]()
+        for raw in self._explanations():
+            if "_error" in raw:
+                yield raw
+            else:
+                explained.setdefault((raw["user"], raw["item"]), []).append(raw)
         found = set[tuple[str, str]]()
         for raw in self._raw():
             if "_error" in raw:
@@ -148,16 +146,35 @@ class Amazon:
             found.add(pair)
             if raw["_line"] not in kept:
                 continue
-            about = explained.get(pair, {})
-            yield {
+            written = {
                 "user": pair[0], "item": pair[1], "ts": int(raw["unixReviewTime"]), "stars": raw["overall"],
-                "headline": html.unescape(str(raw.get("summary") or "")), "feature": about.get("feature", ""),
-                "text": about.get("sentence") or html.unescape(str(raw.get("reviewText") or "")),
-                "_line": raw["_line"],
+                "headline": html.unescape(str(raw.get("summary") or "")), "feature": "",
+                "text": html.unescape(str(raw.get("reviewText") or "")), "_line": raw["_line"],
             }  # fmt: skip
-        for pair, raw in explained.items():
-            if pair not in found:
-                yield broken(raw["_line"], "dangling-reference", f"no review of item {pair[1]!r} by user {pair[0]!r}")
+            if pair not in explained:
+                yield written
+            for about in explained.get(pair, ()):
+                yield {**written, "feature": about["feature"], "text": about["sentence"]}
+        for user, asin in explained:
+            if (user, asin) not in found:
+                for raw in explained[user, asin]:
+                    yield broken(raw["_line"], "dangling-reference", f"no review of item {asin!r} by user {user!r}")
+
+    def _explanations(self) -> Iterator[Row]:
+        """What reviews explain; a line without one of the four texts as a broken row."""
+        if not self.options.explanations:
+            return
+        for raw in read_jsonl(below(self.root, self.options.explanations)):
+            told = [raw.get(key, "") for key in EXPLANATION]
+            if "_error" in raw:
+                yield raw
+            elif not all(isinstance(value, str) for value in told):
+                yield broken(raw["_line"], "wrong-type", f"{', '.join(EXPLANATION)} are texts")
+            elif not all(told):
+                empty = [key for key, value in zip(EXPLANATION, told, strict=True) if not value]
+                yield broken(raw["_line"], "missing-value", f"{', '.join(empty)} of an explanation")
+            else:
+                yield raw
 
     def _picture(self, asin: str) -> list[str]:
         if not self.options.pictures:
