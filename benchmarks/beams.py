@@ -1,6 +1,6 @@
 """Users a second that get their best items by beam search, beside the library's search with a Python callback.
 
-    OMP_NUM_THREADS=1 python benchmarks/beams.py [--items 3500 100000] [--vocabulary 32100] [--prompt 100] [--beams 20]
+    OMP_NUM_THREADS=1 python benchmarks/beams.py [--shape tiny|small] [--items 3500 100000] [--prompt 100] [--beams 20]
 
 One random T5, one set of encoder states, the same beams. Ours: the trie in arrays, one copy of each prompt's keys and
 values for all its beams. The library's: `generate` whose `prefix_allowed_tokens_fn` walks the same trie as nested
@@ -33,6 +33,11 @@ TARGET = 2.0
 TIE = 1e-3
 END = 1
 HAD = 20
+SHAPES = {
+    "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+}
+"""small: that of T5-small."""
 
 
 def catalogue(items: int, vocabulary: int, seed: int = 0) -> list[list[int]]:
@@ -174,6 +179,7 @@ def main() -> int:
     """Measure, print, compare."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--items", type=int, nargs="+", default=[3_500, 100_000])
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--vocabulary", type=int, default=32_100)
     parser.add_argument("--prompt", type=int, default=100, help="tokens of the longest prompt")
@@ -183,9 +189,7 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=asked.vocabulary, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0
-    )
+    config = T5Config(vocab_size=asked.vocabulary, decoder_start_token_id=0, **SHAPES[asked.shape])
     model = T5ForConditionalGeneration(config).eval()
     ids = torch.randint(2, asked.vocabulary, (asked.rows, asked.prompt))
     mask = torch.arange(asked.prompt) < torch.randint(asked.prompt // 2, asked.prompt + 1, (asked.rows, 1))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,10 +12,8 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from latefuse.models.beams import EncoderDecoder, causal_beams, free_beams, item_beams, search, shared_states
-from latefuse.models.closed_list import Prompts, build_trie, node_hidden
+from latefuse.models.beams import EncoderDecoder, free_beams, item_beams, search, shared_states
 from latefuse.models.item_trie import ItemTrie, allowed, build
-from latefuse.models.name_search import Walk
 
 ROWS, ITEMS, VOCABULARY, LENGTH = 5, 120, 90, 11
 TIE = 1e-3
@@ -254,25 +250,3 @@ def test_free_beams_tell_what_is_no_item(model: Any, read: tuple[Tensor, Tensor]
     same = free_beams(model, states, mask, allowed(trie, ROWS), 6, 6, lambda ids: torch.full((len(ids),), 3))
     assert same.items.tolist() == [[3] + [-1] * 5] * ROWS
     assert (same.valid, same.distinct) == (1.0, pytest.approx(1 / 6))
-
-
-@pytest.mark.parametrize("beams", [1, 4, ITEMS])
-def test_a_causal_language_model(fresh_backbone: Callable[..., Any], sequences: Sequences, beams: int) -> None:
-    backbone = fresh_backbone()
-    head = backbone.model.get_output_embeddings()
-    head.weight.data = head.weight.data * 40
-    ids = torch.randint(30, 60, (ROWS, 7), generator=torch.Generator().manual_seed(0))
-    mask = (torch.arange(7) >= torch.tensor([0, 3, 1, 2, 0])[:, None]).long()
-    prompts, names = Prompts(ids, mask, None), build_trie(sequences)
-    states = torch.cat([hidden for _, hidden in node_hidden(backbone, prompts, names)], dim=1)
-    every = names.sum(torch.log_softmax(backbone.logits(states).float(), dim=-1))
-    found = causal_beams(
-        Walk(backbone, prompts, nullcontext), allowed(build(sequences), ROWS, never=NEVER), beams, beams
-    )
-    for row in range(ROWS):
-        named = _named(row, {"never": NEVER})
-        items = [item for item in found.items[row].tolist() if item >= 0]
-        assert len(items) == min(beams, len(named))
-        torch.testing.assert_close(found.scores[row, : len(items)], every[row, items], atol=TIE, rtol=0)
-        if beams == ITEMS:
-            assert items == sorted(named, key=lambda item: -float(every[row, item]))

@@ -22,7 +22,6 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import BaseModelOutput
 
 from latefuse.models.item_trie import Allowed, ItemTrie
-from latefuse.models.name_search import Walk
 
 SHARED = "latefuse_shared"
 CELLS = 2**20
@@ -99,27 +98,6 @@ class EncoderDecoder:
         return out.logits.view(len(self.mask), self.width, -1)
 
 
-class PromptWalk:
-    """Reader of a causal language model: what all beams of a row write is one tree on top of its prompt's cache."""
-
-    def __init__(self, walk: Walk) -> None:
-        """walk: at its prompts, for this search alone; `walk.at(rows)` makes another."""
-        self.walk, self.depth = walk, 0
-        self.sees = torch.zeros(len(walk.mask), 1, 0, dtype=torch.bool)
-
-    def start(self) -> Tensor:
-        """(B, 1, V) logits behind the prompts."""
-        return self.walk.first
-
-    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """(B, K, V) logits behind tokens (B, K)."""
-        rows, width = tokens.shape
-        above = self.sees.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.sees.shape[-1]))
-        self.sees = torch.cat([above, torch.eye(width, dtype=torch.bool).expand(rows, -1, -1)], dim=-1)
-        self.depth += 1
-        return self.walk.step(tokens, self.sees, self.depth)
-
-
 def item_beams(
     model: Any, states: Tensor, mask: Tensor, may: Allowed, n: int, beams: int, among_items: bool = False
 ) -> Found:
@@ -132,14 +110,6 @@ def item_beams(
     """
     with shared_states(model):
         return search(EncoderDecoder(model, states, mask), may, n, beams, among_items)
-
-
-def causal_beams(walk: Walk, may: Allowed, n: int, beams: int) -> Found:
-    """The n best items of each row under a causal language model, out of those that it may name. See `item_beams`.
-
-    walk: at the prompts of the B rows; it is used up. may: on the CPU, where a walk gives its answers.
-    """
-    return search(PromptWalk(walk), may, n, beams)
 
 
 @torch.no_grad()

@@ -140,8 +140,8 @@ class Desk:
         return collate(made, self.backbone.pad_id, self.settings.k, self.vectors, self.seen)
 
     def cut(self, rows: Rows) -> int:
-        """How many of the rows do not show all of their history."""
-        return sum(self.splicer.cut(name, self.source.fields(rows, at)) > 0 for at, name in enumerate(rows.names()))
+        """How many of the rows do not show all of their history, or lack the end of their answer."""
+        return sum(not self.splicer.whole(name, self.source.fields(rows, at)) for at, name in enumerate(rows.names()))
 
     def compared(self, rows: Rows) -> Prompted:
         """All rows as one batch to learn from: what may stand in the answer that names an item is told if so set."""

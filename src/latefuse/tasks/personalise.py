@@ -26,7 +26,7 @@ from latefuse.models.beams import Found, free_beams, item_beams, search
 from latefuse.models.item_trie import Allowed, allowed
 from latefuse.models.personal_reading import Beams, encode, explain
 from latefuse.models.prompted import Prompted
-from latefuse.prompts.personal import family, names
+from latefuse.prompts.personal import family
 from latefuse.prompts.personal import template as template_of
 from latefuse.tasks import personal_rows
 from latefuse.tasks.counted import Counted
@@ -78,11 +78,9 @@ class Selection:
 
     @property
     def cut(self) -> int:
-        """Rows of whose history not all is read. Raises RuntimeError before `warm`, which knows what items are
-        called."""
-        rows = self.examples.columns
-        shown = np.array(["history" in template_of(name).slots for name in names()])[rows.template]
-        return self.examples.desk.cut(rows.take(np.flatnonzero(shown)))
+        """Rows of whose history or answer not all is read. Raises RuntimeError before `warm`, which knows what items
+        are called."""
+        return self.examples.desk.cut(self.examples.columns)
 
 
 @dataclass(frozen=True)

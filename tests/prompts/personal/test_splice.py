@@ -173,7 +173,7 @@ def test_a_long_history_loses_its_oldest_items_whole(length: int, tokens: int, v
         ]
         plain = free.encode(name, replace(FIELDS, history=history[-max(fits) :]))
         assert prompt == replace(plain, cut=length - max(fits))
-        assert limited.cut(name, replace(FIELDS, history=history)) == prompt.cut
+        assert limited.whole(name, replace(FIELDS, history=history)) == (prompt.cut == 0)
 
 
 def test_a_history_of_thousands_of_one_of_none_and_of_unknown_items() -> None:
@@ -230,6 +230,7 @@ def test_words_of_users_and_answers_have_limits_that_are_counted() -> None:
     endless = splicer(limits=Limits(words=6), shop=replace(SHOP, names=["q" * 500] * 3)).encode("A-4", FIELDS)
     assert endless.shortened == 494
     assert one.encode("C-3", replace(FIELDS, text="yes")).shortened < prompt.shortened
+    assert [one.whole("C-3", replace(FIELDS, text=text)) for text in ("yes no " * 40, "yes")] == [False, True]
 
 
 def test_items_of_one_title_differ_by_their_pictures_and_answers_by_their_numbers() -> None:

@@ -109,12 +109,12 @@ class PersonalSplicer:
             line.ids, line.words, line.items, line.slot, target, family_of(name), name, cut, shortened + left
         )
 
-    def cut(self, name: str, fields: Fields) -> int:
-        """How many of the oldest items of a row's history its prompt does not show. Raises PromptError as `encode`."""
+    def whole(self, name: str, fields: Fields) -> bool:
+        """Whether a row's prompt shows all of its history, and its answer all of its words. Raises as `encode`."""
         asked = template(name)
-        if "history" not in asked.slots or not len(fields.history):
-            return 0
-        return len(fields.history) - len(self._newest(name, asked, fields))
+        read = "history" in asked.slots and len(fields.history)
+        cut = len(fields.history) - len(self._newest(name, asked, fields)) if read else 0
+        return not cut and not self._target(asked, fields)[1]
 
     def answer(self, text: str) -> list[int]:
         """The tokens of an answer, with the end token."""
