@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from latefuse.config import Train
 from latefuse.tasks.counted import Counted
+from latefuse.training.schedule import Schedule, Step
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,9 @@ def test_rows_come_one_by_one() -> None:
 def test_each_counts_as_one() -> None:
     rows = Letters("abc")
     np.testing.assert_array_equal(rows.sizes, [(row.tokens, row.learned) for row in rows])
+
+
+def test_of_rows_that_are_counted_no_tokens_are_told() -> None:
+    todo = Schedule(Letters("abc"), [Step("both", (0, 2)), Step("both", (1, 0))], Train())
+    assert todo.sizes == [(2, 2), (2, 2)]
+    assert todo.tokens is None

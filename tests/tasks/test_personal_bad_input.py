@@ -172,6 +172,8 @@ def test_a_history_of_one_item_is_asked_and_explanations_are_written(
 ) -> None:
     backbone, told = ready
     assert 0 < told["cut"] < told["rows"]["both"]
+    assert (told["train_tokens"], told["tokens_per_s"]) == (None, None), "rows are counted"
+    assert told["samples_per_s"] > 0
     desk = desk_of(dataset, backbone, max_tokens=200)
     rows = personalise.asked(desk, "A-3", "valid")
     three = rows.take(np.flatnonzero(rows.columns.user == list(desk.source.found.users).index("three")))

@@ -134,9 +134,15 @@ def _finish(result: dict[str, Any], out: Path, tracker: Tracker) -> None:
     valid = "" if result["valid_loss"] is None else f", validation loss {result['valid_loss']:.3f}"
     print(
         f"finetune {result['name']} (seed {result['seed']}): {result['steps']} steps, "
-        f"{result['train_tokens']:,} tokens, {_trained(result)}, loss {result['losses'][-1]:.3f}{valid}, "
+        f"{_read(result)}, {_trained(result)}, loss {result['losses'][-1]:.3f}{valid}, "
         f"{result['samples_per_s']:.0f} rows/s -> {out / 'adapter'} in {result['wall_s']:.0f} s"
     )
+
+
+def _read(result: Mapping[str, Any]) -> str:
+    """How much was read: tokens, or rows where these are counted."""
+    tokens = result["train_tokens"]
+    return f"{result['samples']:,} rows" if tokens is None else f"{tokens:,} tokens"
 
 
 def _trained(result: Mapping[str, Any]) -> str:

@@ -53,7 +53,9 @@ class CountedRow:
 
 
 class Counted(Columnar):
-    """Rows as columns, of which each counts as one token and has one thing to learn."""
+    """Rows as columns, of which each counts as one and has one thing to learn."""
+
+    counted = True
 
     @abstractmethod
     def take(self, numbers: Sequence[int] | NDArray[Any]) -> Self:

@@ -136,7 +136,7 @@ def train(
     return {
         "steps": len(todo.steps),
         "resumed_from": int(resumed.name.rpartition("-")[2]) if resumed else 0,
-        "train_tokens": sum(todo.tokens),
+        "train_tokens": None if todo.tokens is None else sum(todo.tokens),
         "answer_tokens": sum(learned for _, learned in todo.sizes),
         "samples": sum(len(step.rows) for step in todo.steps),
         "epochs": epochs(todo),

@@ -53,8 +53,10 @@ class Columnar(Sequence[Row], ABC):
     """Rows that are kept as columns, which say of all of them what a list of rows is asked one by one.
 
     names: the ids of rows. sizes: (n, 2) tokens and what is learned of each row. identities: a digest of every row's
-    identity. take: some of the rows, in the order asked for.
+    identity. take: some of the rows, in the order asked for. counted: whether sizes counts rows and knows no tokens.
     """
+
+    counted = False
 
     @property
     @abstractmethod
@@ -94,8 +96,10 @@ class Schedule:
         return [(int(tokens), int(learned)) for tokens, learned in sums]
 
     @property
-    def tokens(self) -> list[int]:
-        """Tokens of every step, padding not counted."""
+    def tokens(self) -> list[int] | None:
+        """Tokens of every step, padding not counted; None where rows are counted and not their tokens."""
+        if isinstance(self.rows, Columnar) and self.rows.counted:
+            return None
         return [tokens for tokens, _ in self.sizes]
 
     @property

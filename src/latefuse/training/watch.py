@@ -136,7 +136,8 @@ def _touched(part: str, group: str) -> bool:
 class Progress(TrainerCallback):
     """A progress bar where somebody looks at it, and numbers for the tracker.
 
-    on_log gets train/loss, train/grad_norm, train/lr, train/samples_per_s and train/tokens_per_s with the step.
+    on_log gets train/loss, train/grad_norm, train/lr, train/samples_per_s and, where tokens are counted,
+    train/tokens_per_s with the step.
     """
 
     def __init__(self, schedule: Schedule, on_log: Callable[[dict[str, float], int], None], first: bool) -> None:
@@ -164,10 +165,10 @@ class Progress(TrainerCallback):
         if not self.first or not values:
             return
         now, step = time.perf_counter(), state.global_step
-        rows, tokens = self.done(self.last, step)
-        passed = max(now - self.last_time, 1e-9)
-        values |= {"train/samples_per_s": rows / passed, "train/tokens_per_s": tokens / passed}
-        self.bar.set_postfix(loss=f"{values['train/loss']:.3f}", tokens_s=f"{tokens / passed:.0f}")
+        speed = self.done(self.last, step, now - self.last_time)
+        values |= {f"train/{name}": one for name, one in speed.items() if one is not None}
+        unit = "samples" if speed["tokens_per_s"] is None else "tokens"
+        self.bar.set_postfix({"loss": f"{values['train/loss']:.3f}", f"{unit}_s": f"{speed[f'{unit}_per_s']:.0f}"})
         self.on_log_values(values, step)
         self.last, self.last_time = step, now
 
@@ -179,12 +180,13 @@ class Progress(TrainerCallback):
         self.stop = state.global_step
         self.bar.close()
 
-    def done(self, start: int, stop: int) -> tuple[int, int]:
-        """Rows and tokens of the steps from start to stop."""
-        return sum(len(step.rows) for step in self.schedule.steps[start:stop]), sum(self.tokens[start:stop])
+    def done(self, start: int, stop: int, seconds: float) -> dict[str, float | None]:
+        """samples_per_s and tokens_per_s of the steps from start to stop; None for tokens that are not counted."""
+        rows, passed = sum(len(step.rows) for step in self.schedule.steps[start:stop]), max(seconds, 1e-9)
+        tokens = None if self.tokens is None else sum(self.tokens[start:stop]) / passed
+        return {"samples_per_s": rows / passed, "tokens_per_s": tokens}
 
-    def speed(self) -> dict[str, float]:
+    def speed(self) -> dict[str, float | None]:
         """samples_per_s and tokens_per_s over the steps that this process ran, and train_s."""
-        rows, tokens = self.done(self.start, self.stop)
-        passed = max(self.ended - self.began, 1e-9)
-        return {"samples_per_s": rows / passed, "tokens_per_s": tokens / passed, "train_s": passed}
+        passed = self.ended - self.began
+        return {**self.done(self.start, self.stop, passed), "train_s": passed}
