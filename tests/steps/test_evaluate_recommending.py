@@ -121,6 +121,7 @@ def test_a_template_whose_words_no_review_has_is_left_out_and_told(tmp_path: Pat
 
 def test_a_template_beside_the_two_of_its_family_is_no_unseen_one(measured: Path) -> None:
     page = (measured / "report.html").read_text()
+    assert re.search(r"items</dt>\s*<dd>40</dd>", page)
     for template, told in {"C-3": "seen in training", "C-1": "seen in training", "C-12": "unseen"}.items():
         assert f"Why ({template}, {told})" in page
 

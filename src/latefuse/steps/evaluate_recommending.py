@@ -314,6 +314,6 @@ def _facts(sources: Sources, summary: PersonalSummary, began: float) -> dict[str
         "arms": ", ".join(sources.arms),
         "seeds": ", ".join(dict.fromkeys(str(seed) for seed, _ in sources.adapters)),
         "questions": summary.about,
-        "items": f"{summary.pool:,}",
+        "items": f"{len(sources.desk(sources.name).items):,}",
         "measured in": f"{time.perf_counter() - began:.0f} s",
     }
