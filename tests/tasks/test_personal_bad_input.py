@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from latefuse.config import Job, Task
 from latefuse.config_data import Data
 from latefuse.data.dataset import Dataset
 from latefuse.data.errors import DataError
+from latefuse.models import personal
 from latefuse.models.backbone import Backbone, load
+from latefuse.prompts import PromptError
 from latefuse.steps import finetune, prepare
 from latefuse.tasks import personalise
 from latefuse.tasks.personal_desk import Desk, open_desk
@@ -223,3 +227,23 @@ def test_histories_of_items_that_the_catalogue_lacks_are_refused_and_counted(tmp
     )
     assert sum(found["quarantine"].values()) == 4
     assert {row["user"] for row in Dataset(tmp_path / "out").rows("events")} == {"u0", "u1", "u2"}
+
+
+def test_what_fits_no_prompt_is_told_before_training(dataset: Dataset, fresh_backbone: Callable[..., Backbone]) -> None:
+    """By the row that needs the most, against all rows one by one."""
+    backbone = fresh_backbone("sighted")
+    features = Features(backbone, dataset.media)
+    rows = personalise.select(dataset, task(), "train", backbone).examples
+    desk = rows.desk
+    desk.warm(features, progress=False)
+    shown = rows.columns.take(np.flatnonzero(rows.columns.candidates >= 0))
+    made = [len(desk.splicer.encode(name, desk.source.fields(shown, at)).ids) for at, name in enumerate(shown.names())]
+    for most, refused in ((max(made), False), (max(made) - 1, True)):
+        tight = task(max_tokens=most)
+        tried = personalise.select(dataset, tight, "train", backbone).examples
+        personal.build(backbone, tight.personalise, 0, tight.adapter)
+        with pytest.raises(PromptError, match=r"takes \d+ tokens") if refused else nullcontext():
+            personalise.warm(tried, backbone, features, progress=False)
+    tight = personalise.select(dataset, task(target_tokens=2), "train", backbone).examples
+    with pytest.raises(PromptError, match=r"its number takes \d tokens with the end, an answer has 2; raise"):
+        personalise.warm(tight, backbone, features, progress=False)

@@ -21,7 +21,8 @@ from latefuse.models.backbone import Backbone
 from latefuse.models.item_trie import ItemTrie
 from latefuse.models.prompted import Prompted, collate
 from latefuse.models.text_vectors import rarity, text_vectors
-from latefuse.prompts.personal import FAMILIES, Limits, PersonalSplicer, ids, template
+from latefuse.prompts import PromptError
+from latefuse.prompts.personal import FAMILIES, Limits, PersonalSplicer, ids, names, template
 from latefuse.tasks import personal_rows
 from latefuse.tasks.item_pictures import donors_among, picture_vectors, warm_pictures
 from latefuse.tasks.personal_rows import PersonalRows, Rows
@@ -149,11 +150,26 @@ class Desk:
         if self.settings.compare == "vocabulary":
             return prompted
         assert prompted.labels is not None
-        names = [template(name).answer == "{number}" for name in rows.names()]
-        named = torch.tensor(names).nonzero()[:, 0]
+        asked = [template(name).answer == "{number}" for name in rows.names()]
+        named = torch.tensor(asked).nonzero()[:, 0]
         may = self.trie.alternatives(prompted.labels[named].to(self.trie.token.device)).cpu()
         may[:, 0] = named[may[:, 0]]
         return replace(prompted, may=may)
+
+    def check(self, rows: Rows) -> None:
+        """Make what is longest, so that nothing which does not fit is told hours later: the number of an item, and of
+        each template with candidates the question whose candidates take the most tokens. Raises PromptError."""
+        length = np.array([len(answer) for answer in self.splicer.answers()])
+        code, most = int(length.argmax()), self.settings.target_tokens
+        if length[code] > most:
+            told = (
+                f"item {self.items[code]['id']!r}: its number takes {length[code]} tokens with the end, an answer has"
+            )
+            raise PromptError(f"{told} {most}; raise personalise.target_tokens")
+        for one in np.unique(rows.template[rows.candidates >= 0]):
+            at = np.flatnonzero((rows.template == one) & (rows.candidates >= 0))
+            longest = at[length[rows.lists[rows.candidates[at]]].sum(1).argmax()]
+            self.splicer.encode(names()[one], self.source.fields(rows, longest))
 
     def had(self, rows: Rows) -> list[Array]:
         """Item codes of the history of each row."""

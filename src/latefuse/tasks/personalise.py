@@ -161,8 +161,9 @@ def _epochs(desk: Desk, least: int) -> Rows:
 
 def warm(rows: Rows, backbone: Backbone, features: Features, progress: bool) -> int:
     """Make the picture vectors of all items, and tell a new network how they are scaled; returns how many were
-    encoded."""
+    encoded. Raises PromptError for rows that no prompt holds."""
     encoded = rows.desk.warm(features, progress)
+    rows.desk.check(rows.columns)
     network = personal.network_of(backbone)
     known = rows.desk.known_vectors()
     if network.training and network.settings.k and len(known):
