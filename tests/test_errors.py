@@ -15,6 +15,7 @@ from latefuse.fusion.changes import FusionError
 from latefuse.fusion.proof import ProofError
 from latefuse.models.adapter_files import AdapterError
 from latefuse.models.folder import BackboneError
+from latefuse.places import PlaceError
 from latefuse.prompts import PromptError
 from latefuse.sections import ConfigError
 from latefuse.training.distributed import TrainingError
@@ -29,6 +30,7 @@ MISTAKES = {
     AdapterError: RuntimeError,
     BackboneError: RuntimeError,
     TrainingError: RuntimeError,
+    PlaceError: RuntimeError,
 }
 
 

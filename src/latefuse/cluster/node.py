@@ -244,7 +244,11 @@ def run_step(
     out: Path,
     call: Callable[[Path, tracking.Tracker], Mapping[str, Any]],
 ) -> str:
-    """Run `call` inside the step's MLflow run and see to it that `out/result.json` says what every step says."""
+    """Run `call` inside the step's MLflow run and see to it that `out/result.json` says what every step says.
+
+    Raises PlaceError where latefuse can't keep its own files.
+    """
+    places.check()
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with tracking.step_run(step, config.digest, out, node) as tracker:
