@@ -24,6 +24,7 @@ from latefuse.cluster.graph import node
 from latefuse.cluster.node import EvaluateConfig, FuseConfig, node_name
 from latefuse.cluster.place import place
 from latefuse.config import Config
+from latefuse.data.sources import elsewhere
 from latefuse.sections import Section
 
 
@@ -84,14 +85,15 @@ def build(config: Config) -> Any:
 
 
 def _prepared(config: Config, source: Any, image: Any) -> Any:
-    """The task `prepare`: alone, or as the merge of its shards."""
+    """The task `prepare`: alone, or as the merge of its shards. Who reads the raw files does so anew in each run where
+    they are not here to be looked at; what comes after is keyed by the fingerprint of what was found."""
     given = {"config": _text(config.recipe.data), "source": source}
-    count = config.profile.shards
+    count, known = config.profile.shards, not elsewhere(config.recipe.data)
     if count == 1:
-        return node(prepare, "prepare", **given)
+        return node(prepare, "prepare", **given).set_caching_options(known)
     parts = [node(prepare_shard, f"prepare-shard-{i}", shard=i, shards=count, **given) for i in range(count)]
     for part in parts:
-        place(part, "prepare", config, image)
+        place(part.set_caching_options(known), "prepare", config, image)
     stamps = " ".join(str(part.outputs["Output"]) for part in parts)
     return node(prepare_merge, "prepare", inputs=stamps, shards=[part.outputs["out"] for part in parts], **given)
 

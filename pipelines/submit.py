@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from latefuse.cluster import kfp_schedule, kfp_wait, submit
+from latefuse.cluster.asked import tags_allowed
+from latefuse.cluster.images import by_tag, refusal
 from latefuse.cluster.kfp_cron import cron
 from latefuse.cluster.local import arguments
 from latefuse.cluster.node import EvaluateConfig
@@ -90,7 +92,10 @@ def watch_run(options: argparse.Namespace) -> int:
 
 
 def _placed(config: Config, image: str | None) -> Config:
-    """The configuration with an image given by hand: what the profile says of tasks holds only with one."""
+    """The configuration with an image given by hand: what the profile says of tasks holds only with one. Raises
+    SubmitError where there is none, and for one that a tag names: the tag may be moved, the cluster's cache would not
+    know.
+    """
     if image:
         default = config.profile.default.model_copy(update={"image": image})
         config = config.model_copy(update={"profile": config.profile.model_copy(update={"default": default})})
@@ -99,6 +104,8 @@ def _placed(config: Config, image: str | None) -> Config:
             f"profile {config.profile.name!r} names no image and so runs on one machine only: take cpu-cluster, "
             "or a profile of your own with default.image"
         )
+    if not tags_allowed() and (tags := by_tag(config.profile)):
+        raise submit.SubmitError("\n".join(map(refusal, tags)))
     return config
 
 

@@ -1,13 +1,15 @@
-"""Build the CPU image without a daemon and run one pipeline step in it: make image-check (as root, on Debian).
+"""Build the CPU image without a daemon and run a pipeline in it: make image-check (as root, on Debian).
 
-The base comes from the Debian mirror that apt knows, pip's settings of this machine are lent to the build. The step
-runs as the pipeline would start it: a random UID with group 0, a root file system that is read-only, no capability, no
-network, volumes where the profile has them. What must fail there is tried too, beside what must work.
+The base comes from the Debian mirror that apt knows, pip's settings of this machine are lent to the build. The steps
+run as the pipeline would start them: a container each, a random UID with group 0, a root file system that is read-only,
+no capability, no network, volumes where the profile has them. What must fail there is tried too, beside what must work.
 """
 
+import contextlib
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.oci_step import VOLUME_ROOTS, executor, spec
+from scripts.oci_step import METADATA, VOLUME_ROOTS, graph, spec
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE, PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"
@@ -112,13 +114,14 @@ def tell() -> dict[str, Any]:
 
 
 def run_in(said: dict[str, Any], folder: Path, process: list[str], env: dict[str, str], user: int) -> str:
-    """The output of a process in the image, under `spec`; folder: where its volumes lie."""
+    """The output of a process in the image, under `spec`, with a /tmp of its own; folder: where its volumes lie."""
     container = call("buildah", "from", "--pull-never", IMAGE)
     try:
         bundle = folder / "bundle"
         bundle.mkdir(exist_ok=True)
         root = call("buildah", "mount", container)
         volumes = {name: folder / "volumes" / name.strip("/") for name in VOLUME_ROOTS}
+        shutil.rmtree(volumes["/tmp"], ignore_errors=True)
         for path in volumes.values():
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o2775)  # as a volume is with fsGroup 0
@@ -130,28 +133,41 @@ def run_in(said: dict[str, Any], folder: Path, process: list[str], env: dict[str
         call("buildah", "rm", container)
 
 
-def check_step(said: dict[str, Any], folder: Path) -> None:
-    """`prepare` of a small demo, and what no process in there may do. Raises SystemExit."""
-    user = random.SystemRandom().randrange(100_000, 2_000_000_000)
-    command, env, out = executor(ROOT)
+def check_walls(said: dict[str, Any], folder: Path, user: int) -> None:
+    """What no process in there may do. Raises SystemExit."""
     probe = json.loads(run_in(said, folder, ["python3", "-c", (ROOT / "scripts/image_probe.py").read_text()], {}, user))
     wanted = {"uid": user, "gid": 0, "written": [], "network": False, "capabilities": "0", "home": True}
     wanted |= {"compilers": [], "left": []}
     if probe != wanted:
         raise SystemExit(f"image-check: in the image {probe}, expected {wanted}")
-    start = time.monotonic()
-    said_last = run_in(said, folder, command, env, user)
-    manifest = folder / "volumes" / out.strip("/") / "manifest.json"
-    if not manifest.is_file():
-        raise SystemExit(f"image-check: `prepare` wrote no {manifest.name}\n{said_last}")
-    if manifest.stat().st_uid != user:
-        raise SystemExit(f"image-check: {manifest.name} belongs to {manifest.stat().st_uid}, not to {user}")
-    rows = json.loads(manifest.read_text())["rows"]
-    print(f"prepare ran as {user}:0 on a read-only root in {time.monotonic() - start:.0f} s: {rows}")
+
+
+def check_steps(said: dict[str, Any], folder: Path, user: int) -> None:
+    """Every step of a small demo, one container after the other, to its report. Raises SystemExit."""
+    steps, volumes = graph(ROOT), folder / "volumes"
+    for name in steps.order:
+        start = time.monotonic()
+        said_last = run_in(said, folder, *steps.started(name), user)
+        told = volumes / METADATA.strip("/")
+        if not told.is_file():
+            raise SystemExit(f"image-check: `{name}` wrote no {METADATA}\n{said_last}")
+        steps.done[name] = json.loads(told.read_text(encoding="utf-8"))
+        if told.stat().st_uid != user:
+            raise SystemExit(f"image-check: {METADATA} of `{name}` belongs to {told.stat().st_uid}, not to {user}")
+        print(f"{name} ran as {user}:0 on a read-only root in {time.monotonic() - start:.0f} s", flush=True)
+    report = (volumes / "minio/check/evaluate/report").read_text(encoding="utf-8")
+    if "</html>" not in report:
+        raise SystemExit(f"image-check: `evaluate` wrote a report of {len(report)} characters that is no whole page")
+    with contextlib.closing(sqlite3.connect(volumes / "workspace/latefuse/mlflow.db")) as database:
+        found = database.execute("select name, status from runs order by start_time").fetchall()
+    finished = [name for name, status in found if status == "FINISHED"]
+    if len(finished) < len(steps.order):
+        raise SystemExit(f"image-check: MLflow has {found}, not a finished run for each of {steps.order}")
+    print(f"{len(steps.order)} steps, a report of {len(report):,} characters, {len(found)} runs in MLflow")
 
 
 def main() -> None:
-    """Base, build, step; each prints its time."""
+    """Base, build, steps; each prints its time."""
     if words := missing():
         raise SystemExit(f"image-check: {words}")
     with tempfile.TemporaryDirectory(prefix="latefuse-image-") as name:
@@ -161,7 +177,9 @@ def main() -> None:
             start = time.monotonic()
             part()
             print(f"{title} took {time.monotonic() - start:.0f} s", flush=True)
-        check_step(tell(), folder)
+        said, user = tell(), random.SystemRandom().randrange(100_000, 2_000_000_000)
+        check_walls(said, folder, user)
+        check_steps(said, folder, user)
 
 
 def _mounted(word: str) -> str:

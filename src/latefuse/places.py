@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from latefuse.errors import UserError
 
@@ -37,9 +42,31 @@ def cache() -> Path:
     return home() / "cache"
 
 
-def work(node: str, key: str) -> Path:
-    """Checkpoints of one node; the same key finds them again after a crash."""
-    return home() / "work" / node / key
+@contextmanager
+def work(node: str, key: str) -> Iterator[Path]:
+    """The folder of one node's checkpoints, for this process alone; the same key finds them again after a crash.
+
+    While another run of the same work is at it, a folder beside it. The lock goes with its process.
+    """
+    folder = home() / "work" / node
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        name = key if number == 1 else f"{key}-{number}"
+        with (folder / f"{name}.lock").open("a") as file:
+            if _locked(file):
+                yield folder / name
+                return
+        print(f"{node}: another run is at work in {folder / name}", flush=True)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: as if nobody else were there
+        pass
+    return True
 
 
 def tracking_uri() -> str:

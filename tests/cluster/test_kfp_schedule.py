@@ -4,13 +4,14 @@ import pytest
 from loopback_kfp import Backend, serving
 
 from latefuse import cli
+from latefuse.cluster.asked import ALLOW_TAG
 
 RECIPE = "tests/golden/recipe.yaml"
 
 
 @pytest.fixture(autouse=True)
-def _alone(nowhere, compiled_once):
-    pass
+def _alone(nowhere, compiled_once, monkeypatch):
+    monkeypatch.setenv(ALLOW_TAG, "1")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from loopback_kfp import Backend, argo, around, check, serving
 
 from latefuse import cli
 from latefuse.cluster import kfp_wait, submit
+from latefuse.cluster.asked import ALLOW_TAG
 from latefuse.cluster.kfp_auth import WAYS
 from latefuse.cluster.node import EvaluateConfig
 from pipelines import submit as sending
@@ -20,8 +21,8 @@ RECIPE = "tests/golden/recipe.yaml"
 
 
 @pytest.fixture(autouse=True)
-def _alone(nowhere, compiled_once):
-    pass
+def _alone(nowhere, compiled_once, monkeypatch):
+    monkeypatch.setenv(ALLOW_TAG, "1")
 
 
 @pytest.fixture
@@ -164,6 +165,20 @@ def test_without_a_host_or_with_a_dead_one(capsys):
     assert "--context" in err
     assert send("http://127.0.0.1:9") == 1
     assert "can't be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["submit", "upload", "schedule"])
+def test_an_image_by_its_tag_is_refused_before_anything_is_sent(backend, capsys, monkeypatch, command):
+    more = ["--cron", "0 3 * * *"] if command == "schedule" else []
+    monkeypatch.delenv(ALLOW_TAG)
+    with serving(backend) as host:
+        assert send(host, *more, command=command) == 1
+        assert "image localhost/latefuse-cpu:0.1.0 has no known digest" in capsys.readouterr().err
+        assert send(host, *more, "--image", "registry.example/latefuse:7", command=command) == 1
+        assert not backend.packages
+        pinned = f"registry.example/latefuse@sha256:{'0' * 64}"
+        assert send(host, *more, "--image", pinned, command=command) == 0
+    assert len(backend.packages) == 1
 
 
 def test_a_profile_of_one_machine_is_refused(capsys):

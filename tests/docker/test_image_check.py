@@ -51,15 +51,37 @@ def test_a_failing_command_ends_the_check_with_what_it_said():
         image_check.call("sh", "-c", "echo no such base; exit 3", quiet=True)
 
 
-def test_the_step_is_started_as_the_compiled_pipeline_starts_it():
-    command, env, out = oci_step.executor(Path.cwd())
+def given(graph, name):
+    command, _ = graph.started(name)
+    return json.loads(command[command.index("--executor_input") + 1])
+
+
+def test_steps_are_started_as_the_compiled_pipeline_starts_them():
+    graph = oci_step.graph(Path.cwd())
+    command, env = graph.started("prepare")
     assert command[:2] == ["sh", "-ec"]
     assert "kfp.dsl.executor_main" in command[2]
-    given = json.loads(command[command.index("--executor_input") + 1])
-    assert json.loads(given["inputs"]["parameterValues"]["config"])["options"] == {"dishes": 24, "users": 6}
-    assert out.startswith("/minio/")
+    config = json.loads(given(graph, "prepare")["inputs"]["parameterValues"]["config"])
+    assert config["options"] == {"dishes": 24, "users": 6}
     assert env["LATEFUSE_HOME"] == "/workspace/latefuse"
-    assert all(any(value.startswith(root) for root in oci_step.VOLUME_ROOTS) for value in (env["HF_HOME"], out))
+    assert any(env["HF_HOME"].startswith(root) for root in oci_step.VOLUME_ROOTS)
+
+
+def test_a_step_gets_what_those_before_it_put_out():
+    graph = oci_step.graph(Path.cwd())
+    assert set(graph.order) == set(graph.tasks)
+    for name in graph.order:
+        assert set(graph.tasks[name].get("dependentTasks", ())) <= set(graph.done)
+        asked = given(graph, name)
+        assert "{{$" not in json.dumps(asked)
+        made = asked["outputs"]["artifacts"]
+        graph.done[name] = {"parameterValues": {"Output": f"digest of {name}"}, "artifacts": made}
+    inputs = given(graph, "evaluate")["inputs"]
+    assert inputs["artifacts"]["dataset"]["artifacts"][0]["uri"] == "minio://check/prepare/out"
+    arms = [inputs["artifacts"][f"finetuned_{number}"]["artifacts"][0]["uri"] for number in range(3)]
+    assert arms == [f"minio://check/finetune-{name}/out" for name in ("image", "video", "text")]
+    told = inputs["parameterValues"]["inputs"]
+    assert all(f"digest of {name}" in told for name in graph.order if name != "evaluate")
 
 
 def test_the_runtime_is_told_to_allow_nothing(tmp_path):

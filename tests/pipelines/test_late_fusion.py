@@ -143,6 +143,23 @@ def test_the_cache_is_keyed_by_what_goes_in(compiled):
     assert "backbone-Output" in parameters["inputs"]["runtimeValue"]["constant"]
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_raw_files_that_are_not_here_are_read_in_every_run(tmp_path, shards):
+    """Nothing here can tell whether they have changed; what comes after is keyed by the fingerprint of the dataset."""
+    (tmp_path / "here").mkdir()
+    for path, kept in ((tmp_path / "here", True), (tmp_path / "there", False), ("$ONLY_THERE/x", False)):
+        recipe = tmp_path / "one.yaml"
+        recipe.write_text(
+            f"name: one\ndata: {{source: captions, path: {path}}}\ntasks: {{image: {{modality: image}}}}\n"
+        )
+        config = load(recipe, "cpu-cluster")
+        config = config.model_copy(update={"profile": config.profile.model_copy(update={"shards": shards})})
+        nodes = tasks(compile_pipeline(config, tmp_path / "ir.yaml"))
+        readers = {"prepare"} if shards == 1 else {"prepare-shard-0", "prepare-shard-1"}
+        cached = {name for name, one in nodes.items() if one["cachingOptions"].get("enableCache")}
+        assert cached == (set(nodes) if kept else set(nodes) - readers)
+
+
 def test_a_recipe_slice_reaches_only_its_readers(compiled):
     def constants(path):
         return {name: node["inputs"]["parameters"]["config"] for name, node in tasks(path).items()}

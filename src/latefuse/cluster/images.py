@@ -21,6 +21,20 @@ def is_pinned(image: str) -> bool:
     return bool(_DIGEST.search(image))
 
 
+def by_tag(profile: Profile) -> list[str]:
+    """The images of a profile that are named by a tag alone, each once."""
+    parts = [profile.default, profile.driver, *profile.steps.values()]
+    return sorted({part.image for part in parts if part.image and not is_pinned(part.image)})
+
+
+def refusal(image: str) -> str:
+    """What is said of an image by a tag."""
+    return (
+        f"image {image} has no known digest: `make images PUSH=1` notes it in build/images.json, or name it as "
+        "name@sha256:...; ALLOW_TAG=1 lets a tag pass"
+    )
+
+
 def known_digests(path: Path = IMAGES) -> dict[str, str]:
     """Image by tag -> `sha256:...`; empty where no image was built here. Raises ConfigError for a file that is none."""
     if not path.exists():

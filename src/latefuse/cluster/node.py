@@ -51,10 +51,10 @@ def prepare(config: str, out: str | Path, node: str = "prepare") -> str:
     from latefuse.steps import prepare as step
 
     data = Data.model_validate_json(config)
-    work = places.work(node, data.digest)
 
     def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
-        return step.run(data, folder, tracker, workdir=work, cache=places.cache())
+        with places.work(node, data.digest) as work:
+            return step.run(data, folder, tracker, workdir=work, cache=places.cache())
 
     return run_step("prepare", node, data, Path(out), call)
 
@@ -69,14 +69,12 @@ def prepare_shard(config: str, shard: int, shards: int, out: str | Path, source:
 
     data, node = Data.model_validate_json(config), f"prepare-shard-{int(shard)}"
     key = hashlib.sha256(f"{data.digest}/{int(shards)}/{source}".encode()).hexdigest()[:16]
-    work = places.work(node, key)
-    return run_step(
-        "prepare",
-        node,
-        data,
-        Path(out),
-        lambda folder, tracker: step.run(data, int(shard), int(shards), folder, tracker, work),
-    )
+
+    def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
+        with places.work(node, key) as work:
+            return step.run(data, int(shard), int(shards), folder, tracker, work)
+
+    return run_step("prepare", node, data, Path(out), call)
 
 
 def prepare_merge(config: str, shards: Sequence[str | Path], out: str | Path) -> str:
@@ -125,12 +123,13 @@ def finetune(
     job = Job.model_validate_json(config)
     node = node or f"finetune-{job.name}"
     inputs = [fingerprint(Path(dataset)), fingerprint(Path(backbone)), source]
-    work = places.work(node, hashlib.sha256("/".join([job.digest, *inputs]).encode()).hexdigest()[:16])
+    key = hashlib.sha256("/".join([job.digest, *inputs]).encode()).hexdigest()[:16]
     start = train_job.launcher(where or of_environment(), node) if job.launcher == "trainjob" else launch
 
     def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
-        result = step.run(job, Path(dataset), Path(backbone), folder, tracker, places.cache(), work, start)
-        shutil.rmtree(work, ignore_errors=True)
+        with places.work(node, key) as work:
+            result = step.run(job, Path(dataset), Path(backbone), folder, tracker, places.cache(), work, start)
+            shutil.rmtree(work, ignore_errors=True)
         return result
 
     return run_step("finetune", node, job, Path(out), call)
@@ -166,15 +165,14 @@ def embed_shard(
 
     part, node = Catalogue.model_validate_json(config), f"embed-shard-{int(shard)}"
     inputs = [part.digest, *(fingerprint(Path(one)) for one in (dataset, backbone, adapter)), source]
-    work = places.work(node, hashlib.sha256("/".join([*inputs, str(int(shards))]).encode()).hexdigest()[:16])
+    key = hashlib.sha256("/".join([*inputs, str(int(shards))]).encode()).hexdigest()[:16]
     given = (Path(dataset), Path(backbone), Path(adapter), int(shard), int(shards))
-    return run_step(
-        "embed",
-        node,
-        part,
-        Path(out),
-        lambda folder, tracker: step.run(part, *given, folder, tracker, work, places.cache()),
-    )
+
+    def call(folder: Path, tracker: tracking.Tracker) -> Mapping[str, Any]:
+        with places.work(node, key) as work:
+            return step.run(part, *given, folder, tracker, work, places.cache())
+
+    return run_step("embed", node, part, Path(out), call)
 
 
 def embed(config: str, shards: Sequence[str | Path], out: str | Path) -> str:

@@ -52,6 +52,19 @@ def test_real_data_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         sources.resolve("$LATEFUSE_REAL_DATA/food")
 
 
+def test_a_folder_below_any_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = Data(source="captions", path="$MY_PHOTOS/one", corrections=[str(tmp_path)])
+    assert sources.elsewhere(data)
+    with pytest.raises(ConfigError, match=r"MY_PHOTOS/one needs the environment variable MY_PHOTOS, a folder"):
+        sources.resolve("$MY_PHOTOS/one")
+    monkeypatch.setenv("MY_PHOTOS", str(tmp_path))
+    assert sources.resolve("$MY_PHOTOS/one") == tmp_path / "one"
+    assert sources.elsewhere(data)
+    (tmp_path / "one").mkdir()
+    assert not sources.elsewhere(data)
+    assert not sources.elsewhere(Data(source="demo"))
+
+
 def test_registry_imports_no_reader() -> None:
     code = (
         "import sys, latefuse.data.sources\n"

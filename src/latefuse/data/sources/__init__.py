@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,32 +74,47 @@ def build(data: Data, workdir: Path) -> Source:
 
 
 def resolve(path: str, key: str = "data.path") -> Path:
-    """A folder of raw data; `$LATEFUSE_REAL_DATA/x` is x below the folder that this variable names. key: of the recipe,
-    for messages.
+    """A folder of raw data; `$VARIABLE/x` is x below the folder that this environment variable names. key: of the
+    recipe, for messages. Raises ConfigError where it names none.
     """
-    prefix = f"${REAL_DATA}"
-    if path != prefix and not path.startswith(prefix + "/"):
+    if not path.startswith("$"):
         return Path(path)
-    root = os.environ.get(REAL_DATA)
+    variable, _, rest = path.removeprefix("$").partition("/")
+    root = os.environ.get(variable)
     if not root:
+        what = "the folder with your copies of the public data sets" if variable == REAL_DATA else "a folder of yours"
         raise ConfigError(
-            f"{key}: {path} needs the environment variable {REAL_DATA}, the folder with your copies of the public "
-            f"data sets; for instance {REAL_DATA}=../shared/data make local-run RECIPE=..."
+            f"{key}: {path} needs the environment variable {variable}, {what}; for instance {variable}=/data/mine make "
+            "local-run RECIPE=..."
         )
-    return Path(root) / path[len(prefix) + 1 :]
+    return Path(root) / rest
+
+
+def elsewhere(data: Data) -> bool:
+    """Whether raw files of `data` are not on this machine, as where only a cluster has them: nobody here can tell
+    whether they have changed."""
+    return None in _roots(data)
+
+
+def _roots(data: Data) -> list[Path | None]:
+    """The folders of raw files; None for one that is not here."""
+    roots: list[Path | None] = []
+    for path in (data.path, *data.corrections):
+        if path is not None:
+            try:
+                root = resolve(path)
+                roots.append(root if root.is_dir() else None)
+            except ConfigError:  # a place below a variable that only the cluster has
+                roots.append(None)
+    return roots
 
 
 def raw_digest(data: Data) -> str:
     """A digest of names, sizes and times of the raw files of `data`: a changed file is seen without being read.
 
-    Empty for a source that generates its files and for folders that are not here, as where a cluster has them: then
-    prepare itself has the say.
+    Empty for a source that generates its files; folders that are not here have no part in it (`elsewhere`).
     """
-    roots = []
-    for path in (data.path, *data.corrections):
-        with suppress(ConfigError):  # a place below a variable that only the cluster has
-            if path is not None and (root := resolve(path)).is_dir():
-                roots.append(root)
+    roots = [root for root in _roots(data) if root is not None]
     digest = hashlib.sha256()
     for root in roots:
         for folder, folders, files in os.walk(root):
