@@ -48,7 +48,7 @@ def compiled(made, tmp_path):
 def test_all_that_a_step_may_ask_for_reaches_its_pod_and_no_other(tmp_path):
     made = profile(steps={"finetune": FULL}, launcher="torchrun", processes=2)
     spec, executors = compiled(made, tmp_path)
-    container = spec["deploymentSpec"]["executors"]["exec-finetune-image"]["container"]
+    container = spec["deploymentSpec"]["executors"]["exec-finetune"]["container"]
     assert container["resources"] == {
         "accelerator": {
             "count": "2", "resourceCount": "2", "resourceType": "amd.com/gpu", "type": "amd.com/gpu",
@@ -62,7 +62,7 @@ def test_all_that_a_step_may_ask_for_reaches_its_pod_and_no_other(tmp_path):
     assert retry == {
         "maxRetryCount": 4, "backoffDuration": "7s", "backoffFactor": 3.0, "backoffMaxDuration": "90s",
     }  # fmt: skip
-    pod = executors["exec-finetune-image"]
+    pod = executors["exec-finetune"]
     assert pod["activeDeadlineSeconds"] == "61"
     assert pod["nodeSelector"] == {"labels": {"disk": "fast"}}
     assert pod["tolerations"] == [
@@ -96,7 +96,7 @@ def test_where_a_trainjob_trains_the_pipelines_own_node_has_no_gpu(tmp_path):
     many = {"launcher": "trainjob", "nodes": 2, "processes": 2, "driver": {"memory": "1Gi", **kept}}
     asked = {key: value for key, value in FULL.items() if key not in train_job_where.AGAIN}
     spec, _ = compiled(profile(steps={"finetune": {**asked, **kept}}, **many), tmp_path)
-    resources = spec["deploymentSpec"]["executors"]["exec-finetune-image"]["container"]["resources"]
+    resources = spec["deploymentSpec"]["executors"]["exec-finetune"]["container"]["resources"]
     assert "accelerator" not in resources
     assert resources["resourceMemoryLimit"] == "1Gi"
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kfp import compiler
 
 from latefuse.configfile import load
 from pipelines.compile import compile_pipeline, with_defaults
+from pipelines.late_fusion import build
 
 GOLDEN = Path("tests/golden")
 PROFILES = sorted(path.stem for path in Path("configs/profiles").glob("*.yaml"))
@@ -54,6 +56,34 @@ def test_small_and_the_same_every_time(profile, compiled, tmp_path):
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_many_seeds_stay_small(profile, compiled):
+    assert compiled(profile, "seeds=[0,1,2]").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("profile", ["local", "gpu", "multinode"])
+def test_nodes_that_share_a_component_run_as_the_compiler_wrote_them(profile, compiled, tmp_path):
+    """Node by node against what comes out of the compiler itself."""
+    plain = tmp_path / "plain.yaml"
+    compiler.Compiler().compile(build(load(GOLDEN / "recipe.yaml", profile, ["seeds=[0,1]"])), str(plain))
+    wanted, found = (by_node(documents(path)) for path in (plain, compiled(profile, "seeds=[0,1]")))
+    assert found == wanted
+    assert len(documents(plain)[0]["components"]) > len(documents(compiled(profile, "seeds=[0,1]"))[0]["components"])
+
+
+def by_node(parts):
+    """What each node is, with its component and executor in place of their names; and the pipeline without them."""
+    spec, *platforms = parts
+    pods = [one["platforms"]["kubernetes"]["deploymentSpec"]["executors"] for one in platforms]
+    executors, components = spec["deploymentSpec"].pop("executors"), spec.pop("components")
+    found = {}
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        component = dict(components[task["componentRef"].pop("name")])
+        label = component.pop("executorLabel")
+        found[name] = (component, executors[label], [pod.get(label) for pod in pods])
+    return found, spec
+
+
 def test_nodes_have_the_names_of_the_arms(compiled):
     assert set(tasks(compiled("local"))) == {
         "prepare", "backbone", "fuse", "evaluate",
@@ -76,7 +106,7 @@ def test_shards_are_nodes_of_their_own_and_prepare_merges_them(compiled):
     assert {one["taskOutputArtifact"]["producerTask"] for one in inputs["artifacts"].values()} == set(parts)
     assert all(f"{name}-Output" in inputs["parameters"]["inputs"]["runtimeValue"]["constant"] for name in parts)
     resources = documents(compiled("multinode"))[0]["deploymentSpec"]["executors"]
-    assert resources["exec-prepare-shard-3"]["container"]["resources"]["resourceCpuRequest"] == "16"
+    assert resources["exec-prepare-shard"]["container"]["resources"]["resourceCpuRequest"] == "16"
 
 
 def test_a_catalogue_is_embedded_by_as_many_nodes_as_there_are_shards(tmp_path):
@@ -224,7 +254,7 @@ def test_two_runs_of_one_recipe_give_the_same_parameters(monkeypatch):
 
 def test_resources_of_a_profile_reach_the_nodes(compiled):
     executors = documents(compiled("cpu-cluster"))[0]["deploymentSpec"]["executors"]
-    assert executors["exec-finetune-image"]["container"]["resources"]["resourceMemoryLimit"] == "8Gi"
+    assert executors["exec-finetune"]["container"]["resources"]["resourceMemoryLimit"] == "8Gi"
     assert executors["exec-prepare"]["container"]["resources"]["resourceMemoryLimit"] == "4Gi"
     assert tasks(compiled("cpu-cluster"))["finetune-image"]["retryPolicy"]["maxRetryCount"] == 2
 
