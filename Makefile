@@ -97,7 +97,7 @@ images: ## build the images of the steps: IMAGES="cpu gpu" REGISTRY=... PY_IMAGE
 	@PYTHON='$(PYTHON)' BUILDER='$(BUILDER)' REGISTRY='$(REGISTRY)' IMAGE_TAG='$(IMAGE_TAG)' PY_IMAGE='$(PY_IMAGE)' \
 	  CUDA_IMAGE='$(CUDA_IMAGE)' PUSH='$(PUSH)' scripts/images.sh $(IMAGES)
 
-image-check: $(STAMP) ## build the CPU image without a daemon and run a step in it, on Debian as root with buildah
+image-check: $(STAMP) ## build the CPU image without a daemon and run the demo in it, on Debian as root with buildah
 	@PYTHONPATH='$(CURDIR)' $(BIN)/python scripts/image_check.py
 
 bench: $(STAMP) ## run the benchmarks, one after the other
