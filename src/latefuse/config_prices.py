@@ -49,6 +49,7 @@ class Prices(Section):
     utilisation: Span
     bandwidth_share: Span
     row_us: Figure
+    stored_picture_ms: Figure
     picture_ms: Figure
     clip_s: Figure
     download_mb_s: Figure

@@ -5,12 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from latefuse import cli
 from latefuse.cluster import asked, images, work
 from latefuse.cluster.durations import rows_read
-from latefuse.cluster.fits import fit, load_of, quantity
+from latefuse.cluster.fits import fit, kept_a_token, load_of, quantity
+from latefuse.cluster.kept import FULL
 from latefuse.cluster.memory import GIB
 from latefuse.cluster.plan import make_plan
 from latefuse.cluster.plan_text import text
@@ -23,6 +26,8 @@ from pipelines.compile import specification
 
 PRICES = Path("configs/prices.yaml")
 SEVEN = "configs/recipes/video_llava_7b.yaml"
+MOVED = 2 * 7_366_279_168 / 100e6
+"""Seconds for its weights at 100 MB/s."""
 DIGEST = "sha256:" + "ab" * 32
 
 
@@ -75,8 +80,9 @@ def test_hours_and_money_are_the_products_of_what_is_named():
     assert rows_read(task) == rows
     learns = next(fit for fit in plan.fits if fit.node == "finetune-text").learns.numbers
     flops = rows * work.training(plan.shapes, 128, 48, 0, learns, checkpointing=True)
-    assert node.duration.low == pytest.approx(flops / (8 * 989e12 * prices.utilisation.high) + prices.start_s.value)
-    assert node.duration.high == pytest.approx(flops / (8 * 989e12 * prices.utilisation.low) + prices.start_s.value)
+    start = prices.start_s.value + MOVED
+    assert node.duration.low == pytest.approx(flops / (8 * 989e12 * prices.utilisation.high) + start)
+    assert node.duration.high == pytest.approx(flops / (8 * 989e12 * prices.utilisation.low) + start)
     assert node.money[1] == pytest.approx(node.duration.high / 3600 * 8 * prices.gpus["H100-80GB"].hour.value)
     assert plan.elapsed[1] == pytest.approx(sum(node.duration.high for node in plan.nodes))
     assert plan.elapsed[0] < sum(node.duration.low for node in plan.nodes)
@@ -98,13 +104,74 @@ def test_features_are_made_once_a_medium_where_the_table_is_known():
 def test_two_nodes_halve_the_state_and_the_hours():
     one, two = planned(SEVEN, "gpu"), planned(SEVEN, "multinode")
     find = lambda plan: next(node for node in plan.nodes if node.name == "finetune-video")  # noqa: E731
-    start = one.prices.start_s.value
-    decode = 3000 * 64 * one.prices.clip_s.value / 64
-    assert (find(two).duration.low - start - decode) * 2 == pytest.approx(find(one).duration.low - start - decode)
+    start = one.prices.start_s.value + MOVED
+    assert (find(two).duration.low - start) * 2 == pytest.approx(find(one).duration.low - start)
     assert find(two).nodes == 2
     assert [a.memory.optimiser for a in one.fits] == [2 * b.memory.optimiser for b in two.fits]
     assert "2 x (8 x H100-80GB, 64 cores, 512Gi)" in text(two)
     assert "trainjobs.trainer.kubeflow.org" in text(two)
+
+
+def test_prepare_stores_media_beside_one_another_and_shards_divide_them():
+    """480,000 rows, of which 192,000 have a picture and 192,000 a clip."""
+    whole, parts = ({node.name: node.duration for node in planned(SEVEN, name).nodes} for name in ("gpu", "multinode"))
+    prices = load_prices(PRICES)
+    rows, media = 480_000 * 90e-6, 192_000 * (prices.clip_s.value + 1e-3) / 16
+    assert whole["prepare"].low == pytest.approx(60 + rows + media)
+    assert parts["prepare-shard-3"].low == pytest.approx(60 + (rows + media) / 4)
+    assert parts["prepare"].low == pytest.approx(60 + rows)
+
+
+def test_a_catalogue_is_embedded_in_shares_and_its_index_reads_no_model(tmp_path):
+    recipe = tmp_path / "vectors.yaml"
+    told = yaml.safe_load(Path(SEVEN).read_text()) | {"catalogue": {}, "name": "vectors"}
+    told["tasks"] = {"both": {"kind": "embed", "modality": ["image", "text"]}}
+    told.pop("fusion")
+    recipe.write_text(yaml.safe_dump(told))
+    prices = load_prices(PRICES)
+    one, four = (make_plan(load(recipe, name), prices, specification, True, 100_000) for name in ("gpu", "multinode"))
+    assert one.problems == four.problems == []
+    alone, part = ({node.name: node for node in plan.nodes} for plan in (one, four))
+    whole, quarter = (node.duration.high - 60 - MOVED for node in (alone["embed-shard-0"], part["embed-shard-3"]))
+    assert whole == pytest.approx(4 * quarter)
+    assert alone["embed-shard-0"].resources.gpu == 1
+    assert alone["embed"].resources.gpu == 0
+    assert alone["embed"].duration.low == pytest.approx(60 + 9)
+
+
+@pytest.mark.parametrize(
+    ("step", "sets", "words"),
+    [
+        ("evaluate", ["evaluation.batch_size=32"], r"a batch of 32 rows need 1[23]\d\.\d GiB, a H100-80GB has 79.1"),
+        ("evaluate", {"gpu_kind": "L4-24GB"}, r"a batch of 8 rows need \d+\.\d GiB, a L4-24GB has 22.0"),
+        (
+            "evaluate",
+            {"memory": "8Gi"},
+            r"reading the backbone in float32 takes 28.1 GiB, .* is 8Gi",
+        ),
+        ("fuse", {"gpu": 0, "gpu_kind": None, "memory": "8Gi"}, r"the backbone and a batch in float32 takes .* is 8Gi"),
+    ],
+)
+def test_what_measures_and_fuses_must_fit_as_well(step, sets, words, tmp_path):
+    raw = yaml.safe_load(Path("configs/profiles/gpu.yaml").read_text())
+    if isinstance(sets, dict):
+        raw["steps"][step] = {**raw["steps"][step], **sets, "timeout_s": 10_000_000}
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    plan = planned(SEVEN, str(path), *(sets if isinstance(sets, list) else ()))
+    assert re.search(rf"{step}: .*{words}", "\n".join(plan.problems))
+    assert all(problem.startswith(step) for problem in plan.problems)
+
+
+def test_keys_and_values_are_those_of_a_real_cache():
+    """Bytes that a batch adds to the weights, against a model that writes: its cache is most of them."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=3, vocab_size=50, **heads)
+    model, cache = LlamaForCausalLM(config).eval(), DynamicCache()
+    model(input_ids=torch.zeros(5, 40, dtype=torch.long), past_key_values=cache, use_cache=True)
+    held = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
+    language = shapes_of(config.to_dict()).language
+    assert held == FULL * 5 * 40 * kept_a_token(language)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ from latefuse.cluster.shapes import Shapes, trained
 from latefuse.config import Config, Job, Task
 from latefuse.config_prices import Prices
 from latefuse.config_profile import Resources, Step
+from latefuse.training.store import DECODERS
 
 DEMO = "demo"
+STORING = 16
+"""Media that `prepare` decodes at a time, at most."""
 STEPS: tuple[Step, ...] = get_args(Step)
 
 
@@ -87,18 +90,71 @@ def finetune(
         tokens += times * rows * length
         decode += 0.0 if drawn else seen * _decode_s(task, prices)
         steps += task.train.max_steps
-    aside = decode / on.cores + (0 if on.gb_s else steps * prices.optimiser_step_s.value)
+    profile = config.profile
+    width = profile.nodes * min(on.cores, DECODERS * profile.processes)
+    aside = decode / width + (0 if on.gb_s else steps * prices.optimiser_step_s.value)
     why = (
-        f"{steps:,} steps, {_short(tokens)} tokens, {_short(flops)} operations, {decode / 3600:.1f} core-h of decoding"
+        f"{steps:,} steps, {_short(tokens)} tokens, {_short(flops)} operations, {decode / 3600:.1f} core-h of decoding "
+        f"on {width:g} cores"
     )
     return Duration(*_range(flops, on, prices, aside), why)
 
 
-def prepare(config: Config, prices: Prices, table: int | None = None) -> Duration:
-    """Rows are read, checked and split by one process."""
-    rows = sum(table or rows_read(task) for task in config.recipe.tasks.values())
+def prepare(config: Config, prices: Prices, on: Machine, table: int | None = None) -> Duration:
+    """Rows are read, checked and split by one process, media are decoded to their end beside one another."""
+    return _prepared(config, prices, on, table, 1, 1)
+
+
+def prepare_shard(config: Config, prices: Prices, on: Machine, table: int | None = None) -> Duration:
+    """One of N: every row is read past it, one in N is checked, and its share of the media."""
+    return _prepared(config, prices, on, table, config.profile.shards, config.profile.shards)
+
+
+def prepare_merge(config: Config, prices: Prices, on: Machine, table: int | None = None) -> Duration:
+    """All rows meet in one process; media stay as the shards have stored them."""
+    return _prepared(config, prices, on, table, 1, 0)
+
+
+def _prepared(config: Config, prices: Prices, on: Machine, table: int | None, rows_in: int, media_in: int) -> Duration:
+    """One row in rows_in and one medium in media_in, 0 for none."""
+    each = {name: table or rows_read(task) for name, task in config.recipe.tasks.items()}
+    rows, media = sum(each.values()) / rows_in, 0.0
+    if media_in and config.recipe.data.source != DEMO:
+        took = {"image": prices.stored_picture_ms.value / 1e3, "video": prices.clip_s.value}
+        tasks = config.recipe.tasks
+        media = sum(each[name] * took.get(kind, 0.0) for name in each for kind in tasks[name].modality) / media_in
+    width = min(on.cores, STORING)
+    seconds = rows * prices.row_us.value / 1e6 + media / width
+    told = f"{_short(rows)} rows{'' if table else ' at most'}, one core"
+    return Duration(seconds, seconds, told + (f"; {media / 3600:.1f} core-h of media on {width:g}" if media else ""))
+
+
+def embed_shard(config: Config, shapes: Shapes, prices: Prices, on: Machine, table: int | None = None) -> Duration:
+    """One of N parts of the catalogue through towers and language model; its media are decoded."""
+    arm, frames = config.recipe.catalogue.arm if config.recipe.catalogue else None, config.recipe.backbone.frames
+    task = config.recipe.variants()[arm or next(iter(config.recipe.tasks))]
+    items = (table or rows_read(task)) / config.profile.shards
+    media, length, _ = sizes(task, shapes, frames, prices)
+    flops = items * (
+        work.forward(shapes, length, 1, media) + sum(work.encoding(shapes, kind, frames) for kind in task.modality)
+    )
+    decode = 0.0 if config.recipe.data.source == DEMO else items * _decode_s(task, prices)
+    told = f"{_short(items)} items{'' if table else ' at most'}, {_short(flops)} operations"
+    return Duration(*_range(flops, on, prices, decode / min(on.cores, DECODERS)), told)
+
+
+def embed(config: Config, prices: Prices, table: int | None = None) -> Duration:
+    """Vectors of all shards are copied and indexed; no model is read."""
+    rows = table or max(rows_read(task) for task in config.recipe.variants().values())
     seconds = rows * prices.row_us.value / 1e6
-    return Duration(seconds, seconds, f"{_short(rows)} rows{'' if table else ' at most'}, one core")
+    return Duration(seconds, seconds, f"{_short(rows)} vectors, one core")
+
+
+def moved(shapes: Shapes | None, config: Config, prices: Prices) -> float:
+    """Seconds until a pod has the backbone, which comes in half precision through the object store; none here."""
+    if shapes is None or not config.profile.default.image or config.recipe.backbone.name == DEMO:
+        return 0.0
+    return 2 * shapes.parameters / (prices.download_mb_s.value * 1e6)
 
 
 def backbone(config: Config, shapes: Shapes | None, prices: Prices) -> Duration:

@@ -1,17 +1,21 @@
-"""Whether what a `finetune` node holds fits on its GPU and in its machine's memory."""
+"""Whether what a node holds of the backbone fits on its GPU and in its machine's memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from latefuse.cluster.kept import Load
-from latefuse.cluster.memory import GIB, Memory, Zero, estimate
-from latefuse.cluster.shapes import Shapes, Trained, trained
+from latefuse.cluster.kept import FULL, Load
+from latefuse.cluster.memory import CONTEXT, GIB, SLACK, Memory, Zero, estimate
+from latefuse.cluster.shapes import Language, Shapes, Trained, trained
 from latefuse.config import AdapterConfig, Config, Job, Task
 from latefuse.config_prices import Prices
-from latefuse.config_profile import Resources
+from latefuse.config_profile import Resources, Step
 
+OPENING = ("fuse", "embed", "evaluate")
+"""Steps beside `finetune` that open the backbone."""
+FUSED = 32
+"""Rows that `fuse` reads at a time."""
 _UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", start=1)}
 
@@ -67,6 +71,43 @@ def fit(job: Job, node: str, config: Config, shapes: Shapes, prices: Prices) -> 
                 )
     told = [f"{node}: {problem}" for problem in dict.fromkeys(problems)]
     return Fit(node, load, trained(shapes, adapter, modalities), memory, needed, room, told)
+
+
+def kept_a_token(language: Language) -> int:
+    """Numbers that a token's keys and values are, in all layers."""
+    return 2 * language.layers * language.key
+
+
+def opened(step: Step, config: Config, shapes: Shapes, prices: Prices) -> list[str]:
+    """What is wrong with the memory of a step that measures, fuses or embeds, if anything: it opens the backbone in
+    float32, in the pod's memory first, and reads a batch of the longest rows, whose keys and values stay where answers
+    are written.
+    """
+    profile, told, catalogue = config.profile, config.recipe.evaluation, config.recipe.catalogue
+    resources, language = profile.resources(step), shapes.language
+    rows = {"fuse": FUSED, "evaluate": told.batch_size, "embed": catalogue.batch_size if catalogue else 0}[step]
+    weights, batch = FULL * shapes.parameters, 0
+    for task in config.recipe.variants().values():
+        load, _ = load_of(step, task, shapes, config.recipe.backbone.frames, 1)
+        writes = step == "evaluate" and task.kind == "instruct"
+        kept = kept_a_token(language) * (load.tokens + told.max_new_tokens) if writes else 0
+        passing = load.tokens * (3 * language.intermediate + 2 * language.hidden)
+        batch = max(batch, FULL * rows * (kept + passing + (load.learned or 1) * language.vocabulary))
+    problems = []
+    if resources.gpu:
+        needed, room = CONTEXT + round((weights + batch) * (1 + SLACK)), prices.gpu(resources.gpu_kind).memory_gib.value
+        if needed > room * GIB:
+            problems.append(
+                f"{step}: the backbone in float32 and a batch of {rows} rows need {needed / GIB:.1f} GiB, a "
+                f"{resources.gpu_kind} has {room:.1f}: a smaller batch_size of it, or a larger GPU"
+            )
+    here = weights + (0 if resources.gpu else batch) + round(prices.import_gib.value * GIB)
+    if resources.memory and profile.default.image and here > quantity(resources.memory):
+        problems.append(
+            f"{step}: {'reading the backbone' if resources.gpu else 'the backbone and a batch'} in float32 takes "
+            f"{here / GIB:.1f} GiB, steps.{step}.memory is {resources.memory}"
+        )
+    return problems
 
 
 def unsplit(name: str, task: Task, world: int) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 from latefuse.cluster import durations
 from latefuse.cluster.backbone_shapes import backbone_shapes
 from latefuse.cluster.durations import Duration, Machine
-from latefuse.cluster.fits import Fit, fit, media_tokens, unsplit
-from latefuse.cluster.images import is_pinned, resolved
+from latefuse.cluster.fits import OPENING, Fit, fit, media_tokens, opened, unsplit
+from latefuse.cluster.images import by_tag, refusal, resolved
 from latefuse.cluster.memory import GIB
 from latefuse.cluster.needs import Need, needs
 from latefuse.cluster.node import node_name
@@ -128,7 +128,8 @@ def _nodes(plan: Plan, spec: Mapping[str, Any]) -> list[Node]:
     for name in ordered:
         step = durations.step_of(name)
         after = tuple(sorted(tasks[name].get("dependentTasks", ())))
-        resources = plan.config.profile.resources(step)
+        # The graph puts the merge of vectors, which reads no model, where `prepare` runs.
+        resources = plan.config.profile.resources("prepare" if name == "embed" else step)
         nodes = plan.config.profile.nodes if step == "finetune" else 1
         duration = _duration(plan, name, step, jobs.get(name))
         made.append(
@@ -142,20 +143,27 @@ def _nodes(plan: Plan, spec: Mapping[str, Any]) -> list[Node]:
 def _duration(plan: Plan, name: str, step: Step, job: Any) -> Duration:
     config, prices, shapes = plan.config, plan.prices, plan.shapes
     start = prices.start_s.value if config.profile.default.image else 7.0
-    if step == "prepare":
-        return durations.prepare(config, prices, plan.table).plus(start)
     if step == "backbone":
         return durations.backbone(config, shapes, prices).plus(start)
     try:
         on = _machine(plan, step)
     except ConfigError:
         return Duration(start, start, "not told: the GPU is unknown")
+    if step == "prepare":
+        sharded = durations.prepare_shard if name != "prepare" else durations.prepare_merge
+        reckon = sharded if config.profile.shards > 1 else durations.prepare
+        return reckon(config, prices, on, plan.table).plus(start)
+    if name == "embed":
+        return durations.embed(config, prices, plan.table).plus(start)
     if shapes is None:
         return Duration(start, start, "not told")
+    start += durations.moved(shapes, config, prices)
     if step == "finetune":
         return durations.finetune(job, config, shapes, prices, on, plan.table).plus(start)
-    reckon = durations.fuse if step == "fuse" else durations.evaluate
-    return reckon(config, shapes, prices, on).plus(start)
+    if step == "embed":
+        return durations.embed_shard(config, shapes, prices, on, plan.table).plus(start)
+    measured = durations.fuse if step == "fuse" else durations.evaluate
+    return measured(config, shapes, prices, on).plus(start)
 
 
 def _machine(plan: Plan, step: Step) -> Machine:
@@ -190,6 +198,8 @@ def _memory(plan: Plan, shapes: Shapes) -> None:
             tokens = sum(shapes.encoded(modality, frames) for modality in task.modality)
             plan.kept[name] = durations.media_read(task, plan.table) * tokens * shapes.seen * size
     plan.problems += [problem for one in plan.fits for problem in one.problems]
+    for step in dict.fromkeys(node.step for node in plan.nodes if node.step in OPENING and node.name != "embed"):
+        plan.problems += opened(step, config, shapes, plan.prices)
 
 
 def _unknown_gpus(plan: Plan) -> bool:
@@ -209,12 +219,7 @@ def _look_over(plan: Plan, allow_tags: bool) -> None:
     """Images, time-outs, revisions, sizes."""
     profile, backbone = plan.config.profile, plan.config.recipe.backbone
     if profile.default.image:
-        parts = [profile.default, profile.driver, *profile.steps.values()]
-        for image in sorted({part.image for part in parts if part.image and not is_pinned(part.image)}):
-            (plan.notes if allow_tags else plan.problems).append(
-                f"image {image} has no known digest: `make images PUSH=1` notes it in build/images.json, or name it as "
-                "name@sha256:...; ALLOW_TAG=1 lets a tag pass"
-            )
+        (plan.notes if allow_tags else plan.problems).extend(map(refusal, by_tag(profile)))
     for node in plan.nodes:
         limit, taken = node.resources.timeout_s, node.duration
         if profile.default.image and limit and taken.high > limit:

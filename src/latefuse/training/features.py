@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from latefuse.data.media import MediaError, open_image, read_frames
 from latefuse.models.backbone import Backbone, MediaBatch
 from latefuse.prompts import MediaRef
 from latefuse.training.distributed import TrainingError, is_sharded
-from latefuse.training.store import FeatureCache
+from latefuse.training.store import FeatureCache, decoders
 
 __all__ = ["FeatureCache", "Features", "decode", "media_key", "text_digest", "text_key", "tower_digest"]
 
@@ -253,18 +254,25 @@ class Features:
 
     def _features(self, refs: Sequence[MediaRef], modality: str) -> Tensor:
         keys = {f"{modality}-{media_key(ref)}": ref for ref in refs}
-        found = self._remembered(
-            keys, lambda wanted: torch.stack([self._feature(keys[key], modality) for key in wanted])
-        )
+        found = self._remembered(keys, lambda wanted: torch.stack(self._read([keys[key] for key in wanted], modality)))
         return torch.stack([found[f"{modality}-{media_key(ref)}"] for ref in refs])
 
-    def _feature(self, ref: MediaRef, modality: str) -> Tensor:
-        dtype = self.backbone.model.dtype
-        try:
-            return _tensor(np.array(self._store(modality).get(media_key(ref))), dtype)
-        except KeyError:
-            # Past the byte budget, or evicted since: encoded for this batch only.
-            return _tensor(self._encoder(modality)([self._decode(ref)])[0], dtype)
+    def _read(self, refs: Sequence[MediaRef], modality: str) -> list[Tensor]:
+        """Stored features. What is past the byte budget, or evicted since, is decoded side by side and encoded for this
+        batch only, one by one, so that it comes out the same in any batch."""
+        store, dtype, found = self._store(modality), self.backbone.model.dtype, dict[MediaRef, Tensor]()
+        for ref in refs:
+            with suppress(KeyError):
+                found[ref] = _tensor(np.array(store.get(media_key(ref))), dtype)
+        missing, width = [ref for ref in refs if ref not in found], decoders()
+        if missing:
+            encode = self._encoder(modality)
+            with ThreadPoolExecutor(width) as pool:
+                for start in range(0, len(missing), width):
+                    part = missing[start : start + width]
+                    for ref, medium in zip(part, pool.map(self._decode, part), strict=True):
+                        found[ref] = _tensor(encode([medium])[0], dtype)
+        return [found[ref] for ref in refs]
 
     def _pixels(self, refs: Sequence[MediaRef], modality: str) -> Tensor:
         distinct = {ref: self._decode(ref) for ref in dict.fromkeys(refs)}

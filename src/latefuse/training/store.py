@@ -19,6 +19,12 @@ from latefuse.progress import bar
 
 PARTIAL = ".partial-"
 STALE_SECONDS = 3_600
+DECODERS = 8
+
+
+def decoders() -> int:
+    """Threads of this process that decode media: its share of the machine's cores, at most DECODERS."""
+    return max(1, min(DECODERS, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 class FeatureCache:
@@ -71,7 +77,7 @@ class FeatureCache:
             else:
                 missing.append(key)
         done = 0
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, _bar(len(missing), progress) as bar:
+        with ThreadPoolExecutor(decoders()) as pool, _bar(len(missing), progress) as bar:
             upcoming = [missing[start : start + batch] for start in range(0, len(missing), batch)]
             decoded = [pool.submit(decode, wanted[key]) for key in upcoming[0]] if upcoming else []
             for number, keys in enumerate(upcoming):
