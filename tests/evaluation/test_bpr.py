@@ -58,3 +58,16 @@ def test_without_the_library_the_reason_is_told(monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'latefuse[controls]'" in bpr.missing()
     with pytest.raises(RuntimeError, match="implicit is not installed"):
         bpr.train(*_rows()[:2], ITEMS, _rows()[2])
+
+
+def test_a_library_that_can_not_be_loaded_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(bpr, "import_module", fail)
+    assert (
+        bpr.missing() == "BPR is not measured: implicit can't be loaded: libgomp.so.1: cannot open shared object file"
+    )
+    train, valid, test = _rows()
+    with pytest.raises(RuntimeError, match="libgomp"):
+        bpr.train(train, valid, ITEMS, test, SMALL)

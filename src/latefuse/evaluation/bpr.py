@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -31,7 +32,13 @@ class How:
 
 def missing() -> str:
     """Why it can't be measured here; "" where it can."""
-    return "" if find_spec("implicit") else MISSING
+    if find_spec("implicit") is None:
+        return MISSING
+    try:  # behind torch, which brings OpenMP's library where the system has none
+        import_module("implicit.cpu.bpr")
+    except ImportError as error:
+        return f"BPR is not measured: implicit can't be loaded: {error}"
+    return ""
 
 
 def train(histories: Sequences, valid: NextItems, items: int, asked: NextItems, how: How | None = None) -> Scorer:
@@ -40,8 +47,8 @@ def train(histories: Sequences, valid: NextItems, items: int, asked: NextItems, 
     Of `rounds` those are taken that have the highest validation NDCG@10 over the full catalogue. The same seed gives
     the same scores. Raises RuntimeError where the library is not installed: ask `missing` first.
     """
-    if missing():
-        raise RuntimeError(MISSING)
+    if said := missing():
+        raise RuntimeError(said)
     from implicit.cpu.bpr import BayesianPersonalizedRanking
 
     how, best, found = how or How(), -1.0, None
